@@ -1,0 +1,1 @@
+//! What crio-manager may rely on.
