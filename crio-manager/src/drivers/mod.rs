@@ -1,0 +1,3 @@
+//! One seam per outside thing. No driver knows another.
+
+pub mod namespaces;
