@@ -289,8 +289,8 @@ impl Namespaces {
             .name("new-namespaces".to_owned())
             .spawn(move || {
                 let pinned = this.pin_on_this_thread(&id, &plan);
-                if done.send(pinned).is_err() {
-                    tracing::debug!(sandbox_id = %id, "pinned namespaces, caller gone");
+                if let Err(Ok(_)) = done.send(pinned) {
+                    this.unpin_for_nobody(&id);
                 }
             })
             .map_err(|error| Error::Thread {
@@ -299,6 +299,15 @@ impl Namespaces {
         outcome.await.map_err(|_| Error::Thread {
             reason: "ended without an answer".to_owned(),
         })?
+    }
+
+    /// The caller has gone while its namespaces were made: nobody will ask for them.
+    fn unpin_for_nobody(&self, sandbox_id: &str) {
+        for kind in Kind::ALL {
+            if let Err(error) = unpin_one(&self.path(sandbox_id, kind)) {
+                tracing::warn!(sandbox_id, %error, "unpin what nobody waits for, ignoring");
+            }
+        }
     }
 
     /// The calling thread is left in the new namespaces: only for a thread that ends afterwards.
