@@ -677,6 +677,72 @@ garbage
         assert_eq!(Cgroupfs::from_mountinfo(text).unwrap().host().mode, Mode::V2);
     }
 
+    /// The files of version 2, on a plain file system: what is written, not what a kernel makes of it.
+    #[test]
+    fn limits_and_usage_speak_version_2() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpuset cpu memory pids\n").unwrap();
+        fs::write(root.path().join("cgroup.subtree_control"), "").unwrap();
+        let mountinfo = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw", root.path().display());
+        let tree = Cgroupfs::from_mountinfo(&mountinfo).unwrap().tree;
+        let cgroup = CgroupPath::parse_parent("/pod").unwrap();
+        tree.create(&cgroup).unwrap();
+        let switched_on = fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap();
+        assert!(switched_on.contains("+pids"), "{switched_on}");
+
+        let dir = root.path().join("pod");
+        for (file, text) in [
+            ("cpu.max", "max 100000"),
+            ("memory.swap.max", "max"),
+            ("io.weight", ""),
+            ("memory.current", "5000000\n"),
+            ("memory.stat", "anon 3000000\ninactive_file 1000000\npgfault 7\n"),
+            ("cpu.stat", "usage_usec 42\nuser_usec 1\n"),
+            ("pids.current", "3\n"),
+            ("memory.events", "low 0\noom 2\noom_kill 1\n"),
+        ] {
+            fs::write(dir.join(file), text).unwrap();
+        }
+        let limits = Limits {
+            memory_bytes: Some(100),
+            memory_and_swap_bytes: Some(150),
+            cpu_shares: Some(1024),
+            cpu_quota_us: Some(50_000),
+            pids: Some(-1),
+            cpuset_cpus: Some(String::new()),
+            unified: BTreeMap::from([("io.weight".to_owned(), "50".to_owned())]),
+            ..Limits::default()
+        };
+        tree.set_limits(&cgroup, &limits).unwrap();
+        let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap();
+        assert_eq!(
+            (read("memory.max"), read("memory.swap.max")),
+            ("100".to_owned(), "50".to_owned())
+        );
+        assert_eq!(
+            (read("cpu.weight"), read("cpu.max")),
+            ("39".to_owned(), "50000 100000".to_owned())
+        );
+        assert_eq!(
+            (read("pids.max"), read("io.weight")),
+            ("max".to_owned(), "50".to_owned())
+        );
+        for name in ["../cgroup.procs", "cgroup.kill"] {
+            let limits = Limits {
+                unified: BTreeMap::from([(name.to_owned(), "1".to_owned())]),
+                ..Limits::default()
+            };
+            assert!(tree.set_limits(&cgroup, &limits).is_err(), "{name}");
+        }
+
+        let usage = tree.usage(&cgroup).unwrap();
+        let memory = usage.memory.unwrap();
+        assert_eq!((memory.usage_bytes, memory.working_set_bytes), (5_000_000, 4_000_000));
+        assert_eq!((memory.rss_bytes, memory.page_faults), (3_000_000, 7));
+        assert_eq!((usage.cpu_usage_ns, usage.tasks), (Some(42_000), Some(3)));
+        assert_eq!(tree.oom_kill_count(&cgroup).unwrap(), 1);
+    }
+
     #[test]
     fn shares_become_weights() {
         for (shares, weight) in [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u64::MAX, 10_000)] {
