@@ -1,0 +1,3 @@
+//! One seam per outside thing; no driver knows another.
+
+pub mod image;
