@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn hostile_configurations_are_refused() {
         let deep = format!(
-            r#"{{"x":{}{},"rootfs":{{"diff_ids":[]}}}}"#,
+            r#"{{"config":{}{},"rootfs":{{"diff_ids":[]}}}}"#,
             "[".repeat(200_000),
             "]".repeat(200_000)
         );

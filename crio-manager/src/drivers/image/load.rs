@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use serde::Deserialize;
 
+use super::Node;
 use super::beneath;
 use super::compression::{Compression, LimitedReader, uncompressed};
 use super::config::{ConfigDocument, MAX_DOCUMENT_BYTES};
@@ -23,7 +24,6 @@ use super::manifest::{Descriptor, Document, choose_platform, host_architecture};
 use super::reference::ImageRef;
 use super::tar_stream::{Entries, Kind, source_error};
 use super::unpack::UnpackError;
-use super::{Node, blocking};
 
 /// The most images one archive may hold, and the most members.
 const MAX_IMAGES: usize = 1000;
@@ -57,13 +57,13 @@ struct Blob {
 }
 
 pub(super) async fn load(node: &Arc<Node>, path: PathBuf) -> Result<Vec<LoadedImage>> {
-    let opener = Arc::clone(node);
-    let (source, found) = blocking("reading an archive", move || {
-        let source = Source::open(&opener, &path)?;
-        let found = source.images()?;
-        Ok((Arc::new(source), found))
-    })
-    .await?;
+    let (source, found) = node
+        .blocking("reading an archive", move |node| {
+            let source = Source::open(node, &path)?;
+            let found = source.images()?;
+            Ok((Arc::new(source), found))
+        })
+        .await?;
     let mut loaded = Vec::new();
     for Found {
         document,
@@ -75,7 +75,7 @@ pub(super) async fn load(node: &Arc<Node>, path: PathBuf) -> Result<Vec<LoadedIm
         let _lease = node.lease(&document.layers);
         for (layer, blob) in document.layers.clone().into_iter().zip(layers) {
             let source = Arc::clone(&source);
-            let open = blocking("reading an archive", move || source.verified(&blob));
+            let open = node.blocking("reading an archive", move |_| source.verified(&blob));
             node.ensure_layer(layer, open).await?;
         }
         let id = node.record_image(document, tags.clone(), digests).await?;

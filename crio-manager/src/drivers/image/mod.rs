@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
-use tokio::sync::oneshot;
+use tokio::sync::{RwLock, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 pub use config::{ImageConfig, Untrusted};
@@ -60,6 +60,8 @@ use pull::SharedPulls;
 use registry::{InsecureRegistry, RegistrySettings};
 use store::{ImageIndex, ImageRecord};
 
+/// How many layers are unpacked at once, whoever wants them: each may need a window of 128 MiB, and there is one disk.
+const PARALLEL_UNPACKS: usize = 4;
 const LOCK_FILE: &str = "lock";
 /// A file that a container's set-up reads whole, such as its passwd.
 pub const MAX_ROOTFS_FILE_BYTES: u64 = 1 << 20;
@@ -144,6 +146,9 @@ struct Node {
     layer_locks: KeyedLocks<DiffId>,
     container_locks: KeyedLocks<String>,
     tasks: Mutex<JoinSet<()>>,
+    unpacks: Arc<Semaphore>,
+    /// Read by whatever blocks on behalf of the store: with the write lock, nothing does.
+    busy: Arc<RwLock<()>>,
     /// Held as long as the store is open: the root has one owner.
     _lock: OwnedFd,
 }
@@ -334,6 +339,8 @@ impl ImageStore {
     pub async fn shutdown(&self) {
         let mut tasks = std::mem::take(&mut *self.node.tasks());
         tasks.shutdown().await;
+        // What blocks, such as unpacking, cannot be broken off, but ends.
+        drop(self.node.busy.write().await);
     }
 
     /// Runs `work` in a task of its own: a caller that leaves does not stop it half-way.
@@ -403,6 +410,8 @@ impl Node {
             layer_locks: KeyedLocks::new(),
             container_locks: KeyedLocks::new(),
             tasks: Mutex::new(JoinSet::new()),
+            unpacks: Arc::new(Semaphore::new(PARALLEL_UNPACKS)),
+            busy: Arc::default(),
             _lock: lock,
         })
     }
@@ -419,6 +428,23 @@ impl Node {
         let mut tasks = self.tasks();
         while tasks.try_join_next().is_some() {} // those that have ended; a panic among them is logged by its hook
         tasks.spawn(task);
+    }
+
+    /// Runs what blocks where blocking is allowed.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let busy = Arc::clone(&self.busy).read_owned().await;
+        let node = Arc::clone(self);
+        blocking(name, move || {
+            let result = work(&node);
+            drop(node); // before it counts as done: after a shutdown nothing holds the store open
+            drop(busy);
+            result
+        })
+        .await
     }
 
     /// Names before ids: a name that looks like the beginning of an id is still that name.
@@ -473,9 +499,10 @@ impl Node {
             return Ok(());
         }
         let blob = fetch.await?;
-        let node = Arc::clone(self);
+        let turn = Arc::clone(&self.unpacks).acquire_owned().await;
         // The memory is told where the disk is written: an aborted wait must not part them.
-        blocking("unpacking a layer", move || {
+        self.blocking("unpacking a layer", move |node| {
+            let _turn = turn;
             let size = node.layers.add(&layer, blob, &node.limits)?;
             node.state().layers.insert(layer, size);
             Ok(())
@@ -536,8 +563,7 @@ impl Node {
             // First: after a crash in between, two images have the tag, and the later one counts.
             changed.insert(0, image);
         }
-        let node = Arc::clone(self);
-        blocking("writing the image index", move || {
+        self.blocking("writing the image index", move |node| {
             let _writer = writer;
             for image in &changed {
                 node.index.write(&image.record())?;
@@ -559,8 +585,7 @@ impl Node {
         if in_use(&image.id) {
             return Err(Error::InUse(image.id.clone()));
         }
-        let node = Arc::clone(self);
-        blocking("writing the image index", move || {
+        self.blocking("writing the image index", move |node| {
             let _writer = writer;
             node.index.remove(&image.id)?;
             let mut state = node.state();
@@ -575,8 +600,7 @@ impl Node {
         let unused = self.state().unused_layers();
         for layer in unused {
             let lock = self.layer_locks.lock(layer.clone()).await;
-            let node = Arc::clone(self);
-            blocking("removing a layer", move || {
+            self.blocking("removing a layer", move |node| {
                 let _lock = lock;
                 let Some(size) = node.state().forget_if_unused(&layer) else {
                     return Ok(());
@@ -625,8 +649,7 @@ impl Node {
             state.rootfs.insert(container.clone(), rootfs.clone());
             rootfs
         };
-        let node = Arc::clone(self);
-        blocking("mounting a root file system", move || {
+        self.blocking("mounting a root file system", move |node| {
             let _lock = lock;
             let content: Vec<PathBuf> = rootfs.layers.iter().map(|layer| node.layers.content(layer)).collect();
             node.overlays.mount(&rootfs, &content).inspect_err(|_| {
@@ -643,15 +666,15 @@ impl Node {
 
     async fn unmount_rootfs(self: &Arc<Self>, container: String) -> Result<()> {
         let lock = self.container_locks.lock(container.clone()).await;
-        let node = Arc::clone(self);
-        let image_is_gone = blocking("unmounting a root file system", move || {
-            let _lock = lock;
-            node.overlays.unmount(&container)?;
-            let mut state = node.state();
-            let image = state.rootfs.remove(&container).and_then(|rootfs| rootfs.image);
-            Ok(image.is_some_and(|image| !state.images.contains_key(&image)))
-        })
-        .await?;
+        let image_is_gone = self
+            .blocking("unmounting a root file system", move |node| {
+                let _lock = lock;
+                node.overlays.unmount(&container)?;
+                let mut state = node.state();
+                let image = state.rootfs.remove(&container).and_then(|rootfs| rootfs.image);
+                Ok(image.is_some_and(|image| !state.images.contains_key(&image)))
+            })
+            .await?;
         if image_is_gone {
             self.remove_unused_layers().await?;
         }

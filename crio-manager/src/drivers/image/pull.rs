@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::manifest::{Document, Manifest, choose_platform, host_architecture};
 use super::reference::ImageRef;
 use super::registry::Registry;
-use super::{ImageStore, Node, blocking};
+use super::{ImageStore, Node};
 
 /// How many layers of one image are fetched and unpacked at once.
 const PARALLEL_LAYERS: usize = 3;
@@ -106,8 +106,7 @@ async fn fetch(node: &Arc<Node>, image: &ImageRef, credentials: Option<Credentia
     stream::iter(document.layers.clone().into_iter().zip(manifest.layers))
         .map(|(layer, blob)| {
             let fetch = async move {
-                let node = Arc::clone(node);
-                let spool = blocking("making a file", move || node.layers.spool()).await?;
+                let spool = node.blocking("making a file", |node| node.layers.spool()).await?;
                 registry.download(&blob, spool).await
             };
             node.ensure_layer(layer, fetch)

@@ -709,11 +709,16 @@ fn root_cause(error: &reqwest::Error) -> String {
 
 fn is_tls(error: &reqwest::Error) -> bool {
     sources(error).any(|source| {
-        source.is::<rustls::Error>()
-            || source
-                .downcast_ref::<std::io::Error>()
-                .and_then(std::io::Error::get_ref)
-                .is_some_and(|inner| inner.is::<rustls::Error>())
+        // An I/O error hides what it wraps from the chain of sources.
+        let mut wrapped: Option<&(dyn std::error::Error + 'static)> = Some(source);
+        while let Some(error) = wrapped {
+            if error.is::<rustls::Error>() {
+                return true;
+            }
+            let io_error = error.downcast_ref::<std::io::Error>();
+            wrapped = io_error.and_then(std::io::Error::get_ref).map(|inner| inner as _);
+        }
+        false
     })
 }
 
