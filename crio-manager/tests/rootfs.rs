@@ -269,6 +269,73 @@ fn a_mount_that_fails_leaves_nothing() {
     });
 }
 
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    if !in_own_mount_namespace("a_full_disk_is_said_and_leaves_nothing") {
+        return;
+    }
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let size = c"size=2m";
+        rustix::mount::mount("none", root, "tmpfs", rustix::mount::MountFlags::empty(), size).unwrap();
+        let store = store_in(root, &[]).await;
+        assert_eq!(store.fs_info().mountpoint, root.canonicalize().unwrap());
+        let small = load(
+            &store,
+            &TestImage::new(&[(tar_of(&[("f", "x")]), Form::Gzip)]),
+            Some("r.example/small:1"),
+        )
+        .await;
+        let large = TestImage::new(&[(tar_of(&[("f", &"x".repeat(4 << 20))]), Form::Gzip)]);
+        let layout = tempfile::tempdir().unwrap();
+        large.write_layout(layout.path(), Some("r.example/large:1"));
+        let error = store.load(layout.path()).await.unwrap_err();
+        assert!(matches!(error, Error::DiskFull(_)), "{error}");
+        assert_eq!((layer_count(root), leftovers(root).len()), (1, 0));
+        assert_eq!(store.resolve("r.example/small:1").unwrap().id, small);
+        store
+            .remove("r.example/small:1", |_| false)
+            .await
+            .expect("room can be made on a full disk");
+        store.shutdown().await;
+        drop(store);
+        rustix::mount::unmount(root, rustix::mount::UnmountFlags::empty()).unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_come_and_go_at_once_never_lose_a_layer() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let store = store_in(&root, &[]).await;
+    // Every two of them share layers.
+    let layer = |n: usize| (tar_of(&[("f", &format!("{n}"))]), Form::Gzip);
+    let tasks = (0..4).map(|n| {
+        let layout = directory.path().join(format!("layout{n}"));
+        let image = TestImage::new(&[layer(n), layer((n + 1) % 4), layer((n + 2) % 4)]);
+        image.write_layout(&layout, Some(&format!("r.example/app{n}:1")));
+        let (store, root) = (store.clone(), root.clone());
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let id = store.load(&layout).await.unwrap().remove(0).id;
+                let image = store.resolve(id.hex()).unwrap();
+                for layer in &image.layers {
+                    assert!(root.join("layers").join(layer.hex()).join("diff/f").exists());
+                }
+                store.remove(id.hex(), |_| false).await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    assert_eq!(
+        (layer_count(&root), store.fs_info().used_bytes, leftovers(&root).len()),
+        (0, 0, 0)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crash_leaves_is_removed_at_the_next_start() {
     let directory = tempfile::tempdir().unwrap();

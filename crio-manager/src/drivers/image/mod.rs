@@ -394,7 +394,7 @@ impl Node {
             let image = Image::new(record, document.config);
             state.images.insert(image.id.clone(), Arc::new(image));
         }
-        state.settle_tags();
+        state.settle_names(&config.pinned_images);
         Ok(Self {
             mountpoint: mountpoint_of(&root)?,
             search_registries: config.search_registries,
@@ -494,7 +494,7 @@ impl Node {
     where
         B: std::io::Read + Send + 'static,
     {
-        let _lock = self.layer_locks.lock(layer.clone()).await;
+        let lock = self.layer_locks.lock(layer.clone()).await;
         if self.state().layers.contains_key(&layer) {
             return Ok(());
         }
@@ -502,7 +502,7 @@ impl Node {
         let turn = Arc::clone(&self.unpacks).acquire_owned().await;
         // The memory is told where the disk is written: an aborted wait must not part them.
         self.blocking("unpacking a layer", move |node| {
-            let _turn = turn;
+            let (_turn, _lock) = (turn, lock); // as long as it writes, though nobody may wait for it any more
             let size = node.layers.add(&layer, blob, &node.limits)?;
             node.state().layers.insert(layer, size);
             Ok(())
@@ -537,7 +537,6 @@ impl Node {
                         layers: document.layers,
                         tags: Vec::new(),
                         digests: Vec::new(),
-                        pinned: false,
                         tagged_at_ns: 0,
                     };
                     Image::new(record, document.config)
@@ -549,7 +548,6 @@ impl Node {
                 return Ok(id);
             }
             image.tagged_at_ns = now_ns().max(image.tagged_at_ns + 1);
-            image.pinned = is_pinned(&image.tags, &self.pinned_images);
             let losers = state
                 .images
                 .values()
@@ -572,7 +570,7 @@ impl Node {
             for image in changed {
                 state.images.insert(image.id.clone(), Arc::new(image));
             }
-            state.settle_tags();
+            state.settle_names(&node.pinned_images);
             Ok(())
         })
         .await?;
@@ -590,7 +588,7 @@ impl Node {
             node.index.remove(&image.id)?;
             let mut state = node.state();
             state.images.remove(&image.id);
-            state.settle_tags();
+            state.settle_names(&node.pinned_images);
             Ok(())
         })
         .await
@@ -703,8 +701,9 @@ impl Drop for Lease {
 }
 
 impl State {
-    /// Rebuilds the names. A tag that two images have, as after a crash, belongs to the one tagged later.
-    fn settle_tags(&mut self) {
+    /// Rebuilds what follows from the names of all images. A tag that two images have, as after a crash, belongs to the one
+    /// tagged later.
+    fn settle_names(&mut self, pinned_patterns: &[String]) {
         self.names.clear();
         let mut by_age: Vec<Arc<Image>> = self.images.values().cloned().collect();
         by_age.sort_by_key(|image| image.tagged_at_ns);
@@ -714,6 +713,12 @@ impl State {
                 if let Some(loser) = loser.and_then(|id| self.images.get_mut(&id)) {
                     Arc::make_mut(loser).tags.retain(|tag| tag != name);
                 }
+            }
+        }
+        for image in self.images.values_mut() {
+            let pinned = is_pinned(&image.tags, pinned_patterns);
+            if image.pinned != pinned {
+                Arc::make_mut(image).pinned = pinned;
             }
         }
     }
@@ -744,7 +749,7 @@ impl Image {
             tags: record.tags,
             digests: record.digests,
             size_bytes: record.size_bytes,
-            pinned: record.pinned,
+            pinned: false, // until its names are settled
             layers: record.layers,
             config: Arc::new(Untrusted::new(config)),
             config_text: record.config.into(),
@@ -760,7 +765,6 @@ impl Image {
             tags: self.tags.clone(),
             digests: self.digests.clone(),
             size_bytes: self.size_bytes,
-            pinned: self.pinned,
             tagged_at_ns: self.tagged_at_ns,
         }
     }

@@ -325,6 +325,55 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_by_options_shows_the_same_as_one_by_descriptors() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        // In a mount namespace of its own, which ends with the thread.
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            rustix::mount::mount_change(
+                "/",
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+            )
+            .unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path();
+            let overlays = Overlays::open(root).unwrap();
+            let lower: Vec<PathBuf> = (0..100)
+                .map(|n| root.join(format!("layer-with-a-long-name-{}-{n}", "x".repeat(100))))
+                .collect();
+            for (number, layer) in lower.iter().enumerate() {
+                fs::create_dir(layer).unwrap();
+                fs::write(layer.join("top"), number.to_string()).unwrap();
+            }
+            let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+            let name = |name: &str| {
+                let path = root.join(name);
+                fs::create_dir(&path).unwrap();
+                path
+            };
+            let (upper, work, merged) = (name("upper"), name("work"), name("merged"));
+            overlays.mount_by_options(&lower, &upper, &work, &merged).unwrap();
+            assert_eq!(
+                fs::read_to_string(merged.join("top")).unwrap(),
+                "0",
+                "the first is the top"
+            );
+            fs::write(merged.join("new"), "x").unwrap();
+            assert!(upper.join("new").exists());
+            rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
+            overlays.mount_by_fd(&lower, &upper, &work, &merged).unwrap();
+            assert_eq!(fs::read_to_string(merged.join("top")).unwrap(), "0");
+            assert!(is_mount_point(&merged).unwrap() && merged.join("new").exists());
+            rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
+            assert!(!is_mount_point(&merged).unwrap());
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
     fn only_a_full_id_names_a_container() {
         assert!(is_container_id(&"0a".repeat(32)));
         for text in ["", "0a", "..", &"0A".repeat(32), &"../".repeat(22), &"0".repeat(65)] {

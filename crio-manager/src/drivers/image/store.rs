@@ -25,7 +25,6 @@ pub struct ImageRecord {
     /// `registry/path@digest`, of the manifest and of the list it was chosen from.
     pub digests: Vec<String>,
     pub size_bytes: u64,
-    pub pinned: bool,
     /// When a tag was last given to this image, in nanoseconds since 1970: of two records with one tag, the later has it.
     pub tagged_at_ns: u64,
 }
