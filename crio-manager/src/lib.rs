@@ -1,2 +1,3 @@
 //! map
 pub mod spec;
+pub mod drivers;
