@@ -207,6 +207,10 @@ impl<'a> Monitor<'a> {
             }
         }
         self.reap();
+        // Neither our child nor anybody's: its runtime has reaped it.
+        if self.ended.is_none() && self.process.pidfd().is_none() && rustix::process::test_kill_process(pid).is_err() {
+            self.ended = Some(ExitCode::Unknown);
+        }
     }
 
     fn watch_memory(&mut self, pid: Pid) {

@@ -7,7 +7,7 @@
 use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getpgid, getrlimit, getsid, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getpid, getrlimit, setrlimit};
 
 use crate::child::Process;
 
@@ -84,31 +84,64 @@ pub fn kill_everything(command: &Process, mark: Option<Mark>, mut reap: impl FnM
 /// Who belongs to a command: those with its mark, in its session, or in its process group.
 struct Family {
     mark: Option<Mark>,
-    session: Option<Pid>,
-    group: Option<Pid>,
+    session: Option<i32>,
+    group: Option<i32>,
 }
 
 impl Family {
     fn of(command: Pid, mark: Option<Mark>) -> Family {
         // A runtime that gives the command no session or group of its own leaves it in ours.
-        let others = |own: rustix::io::Result<Pid>, theirs: rustix::io::Result<Pid>| match (own, theirs) {
-            (Ok(own), Ok(theirs)) if own != theirs && theirs.as_raw_nonzero().get() > 1 => Some(theirs),
-            _ => None,
-        };
-        let session = others(getsid(None), getsid(Some(command))).filter(|session| *session == command);
+        let own = Place::of(getpid());
+        let theirs = Place::of(command);
+        let session = theirs
+            .map(|place| place.session)
+            .filter(|session| *session == command.as_raw_nonzero().get());
+        let group = theirs.map(|place| place.group).filter(|group| *group > 1);
         Family {
             mark,
             session,
-            group: others(getpgid(None), getpgid(Some(command))),
+            group: group.filter(|group| own.is_some_and(|own| own.group != *group)),
         }
     }
 
     /// A zombie is dead already.
     fn has(&self, pid: Pid) -> bool {
-        let belongs = self.mark.is_some_and(|mark| mark.is_on(pid))
-            || (self.session.is_some() && getsid(Some(pid)).ok() == self.session)
-            || (self.group.is_some() && getpgid(Some(pid)).ok() == self.group);
-        belongs && is_living(pid)
+        let Some(place) = Place::of(pid) else { return false };
+        place.living
+            && (self.session == Some(place.session)
+                || self.group == Some(place.group)
+                || self.mark.is_some_and(|mark| mark.is_on(pid)))
+    }
+}
+
+/// Where a process stands among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    living: bool,
+    group: i32,
+    session: i32,
+}
+
+impl Place {
+    fn of(pid: Pid) -> Option<Place> {
+        Place::parse(&fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+    }
+
+    /// The text of `/proc/<pid>/stat`. The name in it may contain anything, so we begin after its closing parenthesis.
+    fn parse(stat: &[u8]) -> Option<Place> {
+        let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = std::str::from_utf8(stat.get(name_end + 1..)?)
+            .ok()?
+            .split_ascii_whitespace();
+        let state = fields.next()?;
+        let _parent = fields.next()?;
+        let group = fields.next()?.parse().ok()?;
+        let session = fields.next()?.parse().ok()?;
+        Some(Place {
+            living: !matches!(state, "Z" | "X" | "x"),
+            group,
+            session,
+        })
     }
 }
 
@@ -116,16 +149,6 @@ fn processes() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     numbers.filter(|pid| *pid > 1).filter_map(Pid::from_raw)
-}
-
-fn is_living(pid: Pid) -> bool {
-    let stat = fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    // The name may contain anything, so the state is looked for after its closing parenthesis.
-    let after_name = stat
-        .iter()
-        .rposition(|byte| *byte == b')')
-        .and_then(|at| stat.get(at + 2));
-    !matches!(after_name, None | Some(b'Z' | b'X'))
 }
 
 #[cfg(test)]
@@ -144,7 +167,29 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_living() {
-        assert!(is_living(rustix::process::getpid()));
+    fn a_name_cannot_pretend_to_be_another_place() {
+        let stat = b"42 (a) Z 1 1 1 (x) S 1 7 8 0 -1";
+        assert_eq!(
+            Place::parse(stat),
+            Some(Place {
+                living: true,
+                group: 7,
+                session: 8
+            })
+        );
+        assert_eq!(
+            Place::parse(b"42 (zombie) Z 1 7 8 0"),
+            Some(Place {
+                living: false,
+                group: 7,
+                session: 8
+            })
+        );
+        assert_eq!(Place::parse(b"42 (cut off) S 1 7"), None);
+    }
+
+    #[test]
+    fn we_are_in_our_own_place() {
+        assert!(Place::of(getpid()).unwrap().living);
     }
 }
