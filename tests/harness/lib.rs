@@ -1,1 +1,78 @@
-//! harness
+//! A whole node for one test: namespaces, registry, daemon, CRI client, and the check that nothing is left.
+//!
+//! A test is an async function that takes a [`Node`]; [`run_on!`] names the runtimes it runs with. The node is made
+//! before it and removed after it: pods, containers and images that the test left behind are removed over CRI, and then
+//! there must be no mount, cgroup, process, file or descriptor more than before.
+// A harness fails by saying so at once.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+pub mod client;
+pub mod image;
+pub mod leaks;
+pub mod namespaces;
+pub mod node;
+pub mod registry;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+
+pub use client::{Client, container, sh};
+pub use image::TestImage;
+pub use node::{Node, Runtime, Setup};
+
+/// No test of ours takes longer, on the slowest machine.
+const TEST_LIMIT: Duration = Duration::from_secs(180);
+
+/// Makes one `#[test]` of each function for the runtimes named: `run_on!(runc, crun: a_pod_starts, a_pod_stops);`
+#[macro_export]
+macro_rules! run_on {
+    (runc, crun: $($test:ident),+ $(,)?) => {
+        $crate::run_on!(runc: $($test),+);
+        $crate::run_on!(crun: $($test),+);
+    };
+    (runc: $($test:ident),+ $(,)?) => {
+        mod with_runc {
+            $(#[test] fn $test() { $crate::with_node($crate::Runtime::Runc, super::$test); })+
+        }
+    };
+    (crun: $($test:ident),+ $(,)?) => {
+        mod with_crun {
+            $(#[test] fn $test() { $crate::with_node($crate::Runtime::Crun, super::$test); })+
+        }
+    };
+}
+
+/// Runs one test on a node of its own.
+///
+/// Panics when the test fails, when it takes longer than [`TEST_LIMIT`], or when something is left behind; the daemon's
+/// log is printed first.
+pub fn with_node<F>(runtime: Runtime, test: F)
+where
+    F: AsyncFnOnce(&mut Node) -> anyhow::Result<()>,
+{
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    tokio.block_on(async {
+        let mut node = match Node::start(Setup::new(runtime)).await {
+            Ok(node) => node,
+            Err(error) => panic!("the node did not start: {error:#}"),
+        };
+        let before = node.snapshot();
+        let body = AssertUnwindSafe(tokio::time::timeout(TEST_LIMIT, test(&mut node)));
+        let failure = match body.catch_unwind().await {
+            Ok(Ok(Ok(()))) => node.remove_everything_and_compare(&before).await.err(),
+            Ok(Ok(Err(error))) => Some(error),
+            Ok(Err(_)) => Some(anyhow::anyhow!("the test took longer than {TEST_LIMIT:?}")),
+            Err(_) => Some(anyhow::anyhow!("the test panicked, see above")),
+        };
+        if let Some(failure) = failure {
+            println!("---- the daemon's log\n{}\n----", node.log());
+            panic!("{failure:#}");
+        }
+        node.stop().await.unwrap();
+    });
+}

@@ -1,3 +1,6 @@
-//! One seam per outside thing; no driver knows another.
+//! One seam per outside thing. No driver knows another.
 
+pub mod cgroup;
 pub mod image;
+pub mod namespaces;
+pub mod network;

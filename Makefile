@@ -1,0 +1,82 @@
+# Two programs, built, tested and shown. `make help` lists what can be asked for.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export HOME ?= /root
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# Where a package would put things.
+DESTDIR ?=
+PREFIX ?= /usr/local
+
+# Tests of a whole node that run at the same time.
+E2E_THREADS ?= 2
+
+# crio-manager finds conmon-rs and crio-pause beside itself, so all of them are gathered here.
+BIN := target/bin
+
+.PHONY: help setup build release monitor check unit integration e2e test demo bench doc config install clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what building and testing need (Debian 12, as root); quick when all is there
+	@contrib/setup.sh
+
+build: monitor ## build both programs for testing, into target/bin
+	cargo build -p crio-manager
+	@install -m 0755 target/debug/crio-manager $(BIN)/
+
+release: monitor ## build both programs for use, into target/bin
+	cargo build --release -p crio-manager
+	@install -m 0755 target/release/crio-manager $(BIN)/
+
+monitor: ## build the static programs alone: conmon-rs and crio-pause
+	@contrib/build-static.sh $(BIN)
+
+check: ## what review runs: formatting, lints, documentation, dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "check: cargo-deny is not installed, deny.toml was not applied"; fi
+
+unit: ## tests beside the code, without root
+	cargo test --workspace --exclude e2e --lib --bins
+
+integration: ## one program or driver against the real kernel; needs root
+	cargo test --workspace --exclude e2e --test '*'
+
+e2e: build ## a whole node over CRI, with runc and with crun; needs root
+	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) cargo test -p e2e -- --test-threads=$(E2E_THREADS)
+
+test: ## install what is missing and run every test
+	@if $(MAKE) --no-print-directory setup build unit integration e2e; \
+	then echo "make test: PASSED: every test of every layer"; \
+	else echo "make test: FAILED: the failing test is named above"; exit 1; fi
+
+demo: ## install what is missing and show a pod from image to removal, with runc and with crun
+	@if $(MAKE) --no-print-directory setup release && cargo build --release -p e2e --bin demo && \
+	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) target/release/demo target/demo; \
+	then echo "make demo: PASSED"; \
+	else echo "make demo: FAILED: the reason is above"; exit 1; fi
+
+bench: demo ## the timeline and the memory of the demo; see docs/performance.md for what they mean
+
+doc: ## the documentation of the code, in target/doc
+	cargo doc --workspace --no-deps
+
+config: ## write contrib/crio.conf anew from the keys of the code
+	cargo run -q -p crio-manager -- config --default > target/crio.conf.new
+	mv target/crio.conf.new contrib/crio.conf
+
+install: ## install what `make release` built: programs, configuration, unit
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-manager $(BIN)/conmon-rs
+	if [ -e $(BIN)/crio-pause ]; then install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-pause; fi
+	[ -e $(DESTDIR)/etc/crio/crio.conf ] || install -D -m 0644 contrib/crio.conf $(DESTDIR)/etc/crio/crio.conf
+	[ -e $(DESTDIR)/etc/crictl.yaml ] || install -D -m 0644 contrib/crictl.yaml $(DESTDIR)/etc/crictl.yaml
+	install -D -m 0644 contrib/systemd/crio-manager.service $(DESTDIR)/etc/systemd/system/crio-manager.service
+
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,93 @@
+#!/bin/bash
+# Installs what building and testing need on a fresh Debian 12, as root. Runs again in no time when all is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 1; }
+
+export HOME=${HOME:-/root}
+export PATH="$PATH:$HOME/.cargo/bin"
+
+# Runtimes, the monitor we compare with, CNI plugins, a registry and its password tool, what the tests look at.
+packages=(
+    runc crun conmon containernetworking-plugins docker-registry apache2-utils iptables nftables iproute2 openssl
+    procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
+)
+
+updated=no
+update_lists() {
+    [ "$updated" = yes ] && return
+    say "apt-get update"
+    apt-get update -qq
+    updated=yes
+}
+
+install_packages() {
+    local missing=()
+    for package in "${packages[@]}"; do
+        if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+            missing+=("$package")
+        fi
+    done
+    if [ ${#missing[@]} -eq 0 ]; then
+        say "Debian packages: all there"
+        return
+    fi
+    [ "$(id -u)" = 0 ] || fail "these Debian packages are missing, and only root can install them: ${missing[*]}"
+    update_lists
+    say "apt-get install ${missing[*]}"
+    # No service of these packages is wanted running, only their programs.
+    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# The user space of test images. The package conflicts with `busybox`, so it is unpacked, not installed.
+fetch_busybox() {
+    if [ -x target/busybox/bin/busybox ]; then
+        say "static busybox: target/busybox/bin/busybox"
+        return
+    fi
+    say "static busybox: unpacking Debian's busybox-static into target/busybox"
+    mkdir -p target/busybox
+    local directory
+    directory=$(mktemp -d)
+    chmod 755 "$directory" # apt's own user writes here
+    if ! (cd "$directory" && apt-get download -qq busybox-static 2>/dev/null); then
+        update_lists
+        (cd "$directory" && apt-get download -qq busybox-static)
+    fi
+    dpkg -x "$directory"/busybox-static_*.deb target/busybox
+    rm -rf "$directory"
+}
+
+install_rust() {
+    if ! command -v cargo >/dev/null; then
+        say "cargo is missing: installing rustup from https://sh.rustup.rs"
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o target/rustup-init.sh ||
+            fail "no cargo, and sh.rustup.rs can't be reached. Debian 12's own cargo (1.63) is too old: install Rust $(channel) by hand"
+        sh target/rustup-init.sh -y -q --profile minimal --default-toolchain none --no-modify-path
+    fi
+    if ! command -v rustup >/dev/null; then
+        say "no rustup here: using $(cargo --version); rust-toolchain.toml asks for $(channel)"
+        return
+    fi
+    if ! rustc --version 2>/dev/null | grep -qF "rustc $(channel)" || ! cargo clippy --version >/dev/null 2>&1; then
+        say "rustup toolchain install $(channel)"
+        rustup toolchain install "$(channel)" --profile minimal --component clippy --component rustfmt
+    fi
+    if ! [ -d "$(rustc --print sysroot)/lib/rustlib/x86_64-unknown-linux-musl/lib" ]; then
+        say "rustup target add x86_64-unknown-linux-musl"
+        rustup target add x86_64-unknown-linux-musl ||
+            say "the musl target can't be had: the monitor will link glibc statically, which costs it some memory"
+    fi
+    say "Rust: $(rustc --version)"
+}
+
+channel() { sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml; }
+
+[ "$(uname -m)" = x86_64 ] || fail "only x86_64 is supported, this is $(uname -m)"
+mkdir -p target
+install_packages
+fetch_busybox
+install_rust
+say "done"

@@ -1,0 +1,192 @@
+//! The command line. The flags of the configuration come from its keys, so a flag can't be missing or differ.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::config::{Sources, command_line_keys};
+
+/// What was asked for.
+#[derive(Debug, Clone)]
+pub enum Invocation {
+    Serve(Sources),
+    PrintConfig(Sources),
+    PrintDefaultConfig,
+    LoadImage { sources: Sources, file: PathBuf },
+    Version(VersionFormat),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VersionFormat {
+    Text,
+    Json,
+}
+
+/// Reads the process's own arguments and environment; prints help or a complaint and ends the process where that is
+/// what was asked for.
+pub fn from_process() -> Invocation {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name == "PATH" || name.starts_with("CONTAINER_"))
+        .collect();
+    invocation(
+        &command().get_matches(),
+        Sources {
+            environment,
+            ..Sources::default()
+        },
+    )
+}
+
+fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
+    sources.file = matches.get_one::<PathBuf>("config").cloned();
+    sources.drop_in_dir = matches.get_one::<PathBuf>("config-dir").cloned();
+    sources.flags = flags(matches);
+    match matches.subcommand() {
+        Some(("config", asked)) if asked.get_flag("default") => Invocation::PrintDefaultConfig,
+        Some(("config", _)) => Invocation::PrintConfig(sources),
+        Some(("version", asked)) if asked.get_flag("json") => Invocation::Version(VersionFormat::Json),
+        Some(("version", _)) => Invocation::Version(VersionFormat::Text),
+        Some(("image", image)) => match image.subcommand().and_then(|(_, load)| load.get_one::<PathBuf>("FILE")) {
+            Some(file) => Invocation::LoadImage {
+                sources,
+                file: file.clone(),
+            },
+            None => Invocation::Serve(sources),
+        },
+        _ => Invocation::Serve(sources),
+    }
+}
+
+fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
+    command_line_keys()
+        .filter_map(|key| Some((key.flag(), matches.get_one::<String>(&key.path())?.clone())))
+        .collect()
+}
+
+fn command() -> Command {
+    let mut command = Command::new("crio-manager")
+        .about("Runs the pods and containers of a Kubernetes node: CRI v1 over a unix socket")
+        .version(env!("CARGO_PKG_VERSION"))
+        .arg(path_arg(
+            "config",
+            "The configuration file [default: /etc/crio/crio.conf]",
+        ))
+        .arg(path_arg(
+            "config-dir",
+            "Its drop-in files [default: /etc/crio/crio.conf.d]",
+        ))
+        .subcommand(Command::new("serve").about("Serve until SIGTERM; this is what happens without a command"))
+        .subcommand(
+            Command::new("config").about("Print the configuration in force").arg(
+                Arg::new("default")
+                    .long("default")
+                    .action(ArgAction::SetTrue)
+                    .help("Print every key with its default instead"),
+            ),
+        )
+        .subcommand(
+            Command::new("image")
+                .about("Work on the image store")
+                .subcommand_required(true)
+                .subcommand(
+                    Command::new("load")
+                        .about("Bring an OCI layout, an OCI archive or a docker archive into the image store")
+                        .arg(Arg::new("FILE").required(true).value_parser(value_parser!(PathBuf))),
+                ),
+        )
+        .subcommand(
+            Command::new("version").about("Print the version").arg(
+                Arg::new("json")
+                    .long("json")
+                    .short('j')
+                    .action(ArgAction::SetTrue)
+                    .help("As JSON"),
+            ),
+        );
+    for key in command_line_keys() {
+        let mut arg = Arg::new(key.path())
+            .long(key.flag())
+            .help(format!("{} [environment: {}]", key.sentence, key.environment()))
+            .help_heading(format!("Configuration, [{}]", key.table))
+            .value_name("VALUE")
+            .hide_short_help(true)
+            .allow_hyphen_values(true)
+            .global(true);
+        if key.is_switch() {
+            arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+        }
+        command = command.arg(arg);
+    }
+    command
+}
+
+fn path_arg(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("PATH")
+        .value_parser(value_parser!(PathBuf))
+        .global(true)
+        .help(help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Invocation {
+        let matches = command()
+            .try_get_matches_from([&["crio-manager"], arguments].concat())
+            .unwrap();
+        invocation(&matches, Sources::default())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn serving_is_what_happens_without_a_command() {
+        assert!(matches!(parse(&[]), Invocation::Serve(_)));
+        assert!(matches!(parse(&["serve"]), Invocation::Serve(_)));
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_command() {
+        for arguments in [["--log-level", "debug", "config"], ["config", "--log-level", "debug"]] {
+            let Invocation::PrintConfig(sources) = parse(&arguments) else {
+                panic!("not the config command")
+            };
+            assert_eq!(sources.flags.get("log-level").map(String::as_str), Some("debug"));
+        }
+    }
+
+    #[test]
+    fn a_switch_needs_no_value_and_a_number_may_be_negative() {
+        let Invocation::Serve(sources) = parse(&["--read-only", "--drop-infra-ctr=false", "--pids-limit", "-1"]) else {
+            panic!("not the serve command")
+        };
+        assert_eq!(sources.flags.get("read-only").map(String::as_str), Some("true"));
+        assert_eq!(sources.flags.get("drop-infra-ctr").map(String::as_str), Some("false"));
+        assert_eq!(sources.flags.get("pids-limit").map(String::as_str), Some("-1"));
+    }
+
+    #[test]
+    fn an_image_to_load_is_a_path() {
+        assert!(
+            matches!(parse(&["image", "load", "a.tar"]), Invocation::LoadImage { file, .. } if file.ends_with("a.tar"))
+        );
+    }
+
+    #[test]
+    fn an_unknown_flag_is_refused() {
+        assert!(
+            command()
+                .try_get_matches_from(["crio-manager", "--no-such-flag"])
+                .is_err()
+        );
+        assert!(command().try_get_matches_from(["crio-manager", "image"]).is_err());
+    }
+}

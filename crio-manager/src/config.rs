@@ -1,0 +1,444 @@
+//! The configuration, in CRI-O's dialect: `/etc/crio/crio.conf`, the drop-in files of `/etc/crio/crio.conf.d`, the
+//! environment, the command line, in this order, the last one wins.
+//!
+//! Every default stands in this file; every key, with the sentence that explains it, in `keys`. An unknown key is a
+//! warning, because one file may serve several versions and CRI-O itself; a wrong value is an error, because a guess
+//! about a limit or a path is worse than no start.
+
+mod keys;
+mod layers;
+mod print;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci_spec::runtime::Capability;
+use thiserror::Error;
+
+pub use keys::{Key, command_line_keys};
+pub use layers::{Sources, load};
+pub use print::{commented_defaults, effective};
+pub use value::SOCKET_PATH_MAX;
+use value::{Setting, Value, one_of};
+
+/// Everything that can be configured, checked. Fields have their keys' names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub crio: CrioConfig,
+    pub api: ApiConfig,
+    pub runtime: RuntimeConfig,
+    /// By handler name; never empty once loaded, and `runtime.default_runtime` is one of them.
+    pub runtimes: BTreeMap<String, RuntimeHandler>,
+    pub image: ImageConfig,
+    pub network: NetworkConfig,
+    pub manager: ManagerConfig,
+}
+
+/// `[crio]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CrioConfig {
+    pub root: PathBuf,
+    pub runroot: PathBuf,
+    pub log_dir: PathBuf,
+}
+
+/// `[crio.api]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApiConfig {
+    /// At most [`SOCKET_PATH_MAX`] bytes.
+    pub listen: PathBuf,
+    pub grpc_max_send_msg_size: usize,
+    pub grpc_max_recv_msg_size: usize,
+}
+
+/// `[crio.runtime]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuntimeConfig {
+    pub default_runtime: String,
+    pub cgroup_manager: CgroupManager,
+    /// The monitor of handlers that name none of their own.
+    pub conmon: PathBuf,
+    pub container_exits_dir: PathBuf,
+    pub container_attach_socket_dir: PathBuf,
+    pub namespaces_dir: PathBuf,
+    pub default_capabilities: Vec<Capability>,
+    pub add_inheritable_capabilities: bool,
+    pub default_sysctls: BTreeMap<String, String>,
+    pub default_ulimits: Vec<Ulimit>,
+    pub default_env: Vec<EnvVariable>,
+    pub pids_limit: Limit,
+    pub log_size_max: Limit,
+    pub log_level: LogLevel,
+    pub ctr_stop_timeout: Duration,
+    /// `None`: the built-in profile.
+    pub seccomp_profile: Option<PathBuf>,
+    pub drop_infra_ctr: bool,
+    pub read_only: bool,
+    pub no_pivot: bool,
+}
+
+/// `[crio.runtime.runtimes.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuntimeHandler {
+    pub runtime_path: PathBuf,
+    pub runtime_type: RuntimeType,
+    pub runtime_root: PathBuf,
+    pub monitor_path: PathBuf,
+    pub monitor_env: Vec<EnvVariable>,
+    /// How long creating a container may take before the creator is killed.
+    pub container_create_timeout: Duration,
+    pub container_min_memory: u64,
+    pub allowed_annotations: Vec<String>,
+    pub default_annotations: BTreeMap<String, String>,
+    pub privileged_without_host_devices: bool,
+    pub no_sync_log: bool,
+}
+
+/// `[crio.image]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageConfig {
+    pub default_transport: Transport,
+    pub global_auth_file: Option<PathBuf>,
+    pub pause_image: String,
+    pub pinned_images: Vec<String>,
+    pub insecure_registries: Vec<String>,
+    /// Zero: no limit.
+    pub pull_progress_timeout: Duration,
+    pub image_volumes: ImageVolumes,
+}
+
+/// `[crio.network]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkConfig {
+    /// Empty: the first usable file of `network_dir`.
+    pub cni_default_network: String,
+    pub network_dir: PathBuf,
+    pub plugin_dirs: Vec<PathBuf>,
+}
+
+/// `[crio_manager]`: what CRI-O has no key for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ManagerConfig {
+    pub state_dir: PathBuf,
+    pub pause_path: PathBuf,
+    pub log_format: LogFormat,
+    /// `target=level` directives that refine `log_level`.
+    pub log_targets: String,
+    pub cni_timeout: Duration,
+    pub unqualified_search_registries: Vec<String>,
+    pub registry_certs_dir: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            crio: CrioConfig {
+                root: "/var/lib/containers/storage".into(),
+                runroot: "/var/run/containers/storage".into(),
+                log_dir: "/var/log/crio/pods".into(),
+            },
+            api: ApiConfig {
+                listen: "/var/run/crio/crio.sock".into(),
+                grpc_max_send_msg_size: 80 << 20,
+                grpc_max_recv_msg_size: 80 << 20,
+            },
+            runtime: RuntimeConfig {
+                default_runtime: String::new(),
+                cgroup_manager: CgroupManager::Cgroupfs,
+                conmon: PathBuf::new(),
+                container_exits_dir: "/var/run/crio/exits".into(),
+                container_attach_socket_dir: "/var/run/crio".into(),
+                namespaces_dir: "/var/run".into(),
+                default_capabilities: vec![
+                    Capability::Chown,
+                    Capability::DacOverride,
+                    Capability::Fsetid,
+                    Capability::Fowner,
+                    Capability::Setgid,
+                    Capability::Setuid,
+                    Capability::Setpcap,
+                    Capability::NetBindService,
+                    Capability::Kill,
+                ],
+                add_inheritable_capabilities: false,
+                default_sysctls: BTreeMap::new(),
+                default_ulimits: Vec::new(),
+                default_env: Vec::new(),
+                pids_limit: Limit::Unlimited,
+                log_size_max: Limit::Unlimited,
+                log_level: LogLevel::Info,
+                ctr_stop_timeout: Duration::from_secs(30),
+                seccomp_profile: None,
+                drop_infra_ctr: true,
+                read_only: false,
+                no_pivot: false,
+            },
+            runtimes: BTreeMap::new(),
+            image: ImageConfig {
+                default_transport: Transport::Docker,
+                global_auth_file: None,
+                pause_image: "registry.k8s.io/pause:3.10.1".to_owned(),
+                pinned_images: Vec::new(),
+                insecure_registries: Vec::new(),
+                pull_progress_timeout: Duration::from_secs(60),
+                image_volumes: ImageVolumes::Mkdir,
+            },
+            network: NetworkConfig {
+                cni_default_network: String::new(),
+                network_dir: "/etc/cni/net.d".into(),
+                plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            },
+            manager: ManagerConfig {
+                state_dir: "/var/lib/crio".into(),
+                pause_path: PathBuf::new(),
+                log_format: LogFormat::Text,
+                log_targets: String::new(),
+                cni_timeout: Duration::from_secs(60),
+                unqualified_search_registries: vec!["docker.io".to_owned()],
+                registry_certs_dir: "/etc/containers/certs.d".into(),
+            },
+        }
+    }
+}
+
+impl RuntimeHandler {
+    /// A handler of which nothing but its name was said. Empty program paths are looked up when the loading ends.
+    pub fn named(name: &str) -> Self {
+        RuntimeHandler {
+            runtime_path: PathBuf::new(),
+            runtime_type: RuntimeType::Oci,
+            runtime_root: Path::new("/run").join(name),
+            monitor_path: PathBuf::new(),
+            monitor_env: Vec::new(),
+            container_create_timeout: Duration::from_secs(240),
+            container_min_memory: if name == "crun" { 500 << 10 } else { 12 << 20 },
+            allowed_annotations: Vec::new(),
+            default_annotations: BTreeMap::new(),
+            privileged_without_host_devices: false,
+            no_sync_log: false,
+        }
+    }
+}
+
+impl Config {
+    /// The handler that a pod asks for; the empty name asks for the default one.
+    pub fn handler(&self, name: &str) -> Option<&RuntimeHandler> {
+        let name = if name.is_empty() {
+            &self.runtime.default_runtime
+        } else {
+            name
+        };
+        self.runtimes.get(name)
+    }
+}
+
+/// A number, or none at all (`-1` in the file).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    Unlimited,
+    At(u64),
+}
+
+/// An rlimit of every container, unless it brings its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ulimit {
+    /// As in `ulimit`: `nofile`, `nproc`, …
+    pub name: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvVariable {
+    pub name: String,
+    pub value: String,
+}
+
+/// Who makes the cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupManager {
+    Cgroupfs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeType {
+    Oci,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Docker,
+}
+
+/// What becomes of the VOLUMEs that an image declares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageVolumes {
+    Mkdir,
+    Bind,
+    Ignore,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Setting for CgroupManager {
+    fn read(value: &Value) -> Result<Self, String> {
+        match one_of(value, &[("cgroupfs", true), ("systemd", false)])? {
+            true => Ok(CgroupManager::Cgroupfs),
+            false => Err("\"systemd\" is not there yet in this version; use \"cgroupfs\"".to_owned()),
+        }
+    }
+    fn write(&self) -> String {
+        match self {
+            CgroupManager::Cgroupfs => value::quote("cgroupfs"),
+        }
+    }
+}
+
+impl Setting for RuntimeType {
+    fn read(value: &Value) -> Result<Self, String> {
+        match one_of(value, &[("", "oci"), ("oci", "oci"), ("vm", "vm"), ("pod", "pod")])? {
+            "oci" => Ok(RuntimeType::Oci),
+            other => Err(format!("handlers of type {other:?} are not supported; use \"oci\"")),
+        }
+    }
+    fn write(&self) -> String {
+        match self {
+            RuntimeType::Oci => value::quote("oci"),
+        }
+    }
+}
+
+impl Setting for Transport {
+    fn read(value: &Value) -> Result<Self, String> {
+        one_of(value, &[("docker://", Transport::Docker)])
+    }
+    fn write(&self) -> String {
+        match self {
+            Transport::Docker => value::quote("docker://"),
+        }
+    }
+}
+
+impl Setting for ImageVolumes {
+    fn read(value: &Value) -> Result<Self, String> {
+        let words = [
+            ("mkdir", ImageVolumes::Mkdir),
+            ("bind", ImageVolumes::Bind),
+            ("ignore", ImageVolumes::Ignore),
+        ];
+        one_of(value, &words)
+    }
+    fn write(&self) -> String {
+        value::quote(match self {
+            ImageVolumes::Mkdir => "mkdir",
+            ImageVolumes::Bind => "bind",
+            ImageVolumes::Ignore => "ignore",
+        })
+    }
+}
+
+impl Setting for LogFormat {
+    fn read(value: &Value) -> Result<Self, String> {
+        one_of(value, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+    }
+    fn write(&self) -> String {
+        value::quote(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+impl Setting for LogLevel {
+    /// CRI-O also has `fatal` and `panic`; nothing of ours is above `error`.
+    fn read(value: &Value) -> Result<Self, String> {
+        let words = [
+            ("fatal", LogLevel::Error),
+            ("panic", LogLevel::Error),
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+            ("trace", LogLevel::Trace),
+        ];
+        one_of(value, &words)
+    }
+    fn write(&self) -> String {
+        value::quote(self.as_str())
+    }
+}
+
+impl LogLevel {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
+/// Where a value stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Default,
+    File { path: PathBuf, line: usize },
+    Environment(String),
+    Flag(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Default => write!(f, "built-in default"),
+            Place::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Place::Environment(name) => write!(f, "environment variable {name}"),
+            Place::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// Something that the operator should know, and that does not stop the start. Returned, because the configuration is
+/// read before the log it configures is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    pub place: Place,
+    pub key: String,
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.place, self.key, self.message)
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("{}: can't be read: {error}", path.display())]
+    Unreadable { path: PathBuf, error: std::io::Error },
+    #[error("{place}: not valid TOML: {reason}")]
+    NotToml { place: Place, reason: String },
+    #[error("{place}: {key}: {reason}")]
+    WrongValue { place: Place, key: String, reason: String },
+}

@@ -1,0 +1,516 @@
+//! Every key: where it stands, the sentence that explains it, how it enters [`Config`] and how it is printed. Reading,
+//! flags, environment and `crio-manager config` all walk these lists.
+
+use super::value::{Setting, Value, bytes, log_size, message_size, program, seconds, socket, sysctls};
+use super::{Config, RuntimeHandler};
+
+/// A key of the daemon.
+pub struct Key {
+    pub table: &'static str,
+    pub name: &'static str,
+    pub sentence: &'static str,
+    /// CRI-O's name on the command line where it is not the key's own.
+    other_flag: Option<&'static str>,
+    pub(super) read: fn(&mut Config, &Value) -> Result<(), String>,
+    pub(super) write: fn(&Config) -> String,
+}
+
+/// A key of one runtime handler.
+pub struct HandlerKey {
+    pub name: &'static str,
+    pub sentence: &'static str,
+    pub(super) read: fn(&mut RuntimeHandler, &Value) -> Result<(), String>,
+    pub(super) write: fn(&RuntimeHandler) -> String,
+}
+
+impl Key {
+    /// The name with its tables: `crio.runtime.log_level`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.table, self.name)
+    }
+
+    pub fn flag(&self) -> String {
+        self.other_flag
+            .map_or_else(|| self.name.replace('_', "-"), str::to_owned)
+    }
+
+    pub fn environment(&self) -> String {
+        format!("CONTAINER_{}", self.flag().replace('-', "_").to_ascii_uppercase())
+    }
+
+    /// Whether the flag may stand without a value, for `true`.
+    pub fn is_switch(&self) -> bool {
+        matches!((self.write)(&Config::default()).as_str(), "true" | "false")
+    }
+}
+
+/// What the command line and the environment can set.
+pub fn command_line_keys() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter()
+}
+
+macro_rules! key {
+    ($table:literal, $name:literal, $part:ident.$field:ident, $sentence:literal $(, flag $flag:literal)?) => {
+        Key {
+            table: $table,
+            name: $name,
+            sentence: $sentence,
+            other_flag: key!(@flag $($flag)?),
+            read: |config, value| { config.$part.$field = Setting::read(value)?; Ok(()) },
+            write: |config| config.$part.$field.write(),
+        }
+    };
+    ($table:literal, $name:literal, $part:ident.$field:ident as $codec:ident, $sentence:literal) => {
+        Key {
+            table: $table,
+            name: $name,
+            sentence: $sentence,
+            other_flag: None,
+            read: |config, value| { config.$part.$field = $codec::read(value)?; Ok(()) },
+            write: |config| $codec::write(&config.$part.$field),
+        }
+    };
+    (@flag) => { None };
+    (@flag $flag:literal) => { Some($flag) };
+}
+
+macro_rules! handler_key {
+    ($name:literal, $field:ident, $sentence:literal) => {
+        HandlerKey {
+            name: $name,
+            sentence: $sentence,
+            read: |handler, value| {
+                handler.$field = Setting::read(value)?;
+                Ok(())
+            },
+            write: |handler| handler.$field.write(),
+        }
+    };
+    ($name:literal, $field:ident as $codec:ident, $sentence:literal) => {
+        HandlerKey {
+            name: $name,
+            sentence: $sentence,
+            read: |handler, value| {
+                handler.$field = $codec::read(value)?;
+                Ok(())
+            },
+            write: |handler| $codec::write(&handler.$field),
+        }
+    };
+}
+
+/// The tables in the order in which they are printed, each with its heading.
+pub static TABLES: [(&str, &str); 6] = [
+    ("crio", "Where things are kept."),
+    ("crio.api", "The CRI socket."),
+    ("crio.runtime", "What every container gets, and who runs it."),
+    ("crio.image", "Images."),
+    ("crio.network", "The pod network."),
+    ("crio_manager", "Keys of crio-manager's own."),
+];
+
+pub static KEYS: [Key; 42] = [
+    key!(
+        "crio",
+        "root",
+        crio.root,
+        "The store of images and containers; it survives a reboot."
+    ),
+    key!(
+        "crio",
+        "runroot",
+        crio.runroot,
+        "Mounts and bundles of running containers; gone after a reboot by nature."
+    ),
+    key!(
+        "crio",
+        "log_dir",
+        crio.log_dir,
+        "Container logs of pods whose client names no log directory."
+    ),
+    key!(
+        "crio.api",
+        "listen",
+        api.listen as socket,
+        "The unix socket that the kubelet and crictl talk to; a path of at most 107 bytes."
+    ),
+    key!(
+        "crio.api",
+        "grpc_max_send_msg_size",
+        api.grpc_max_send_msg_size as message_size,
+        "The largest answer, in bytes."
+    ),
+    key!(
+        "crio.api",
+        "grpc_max_recv_msg_size",
+        api.grpc_max_recv_msg_size as message_size,
+        "The largest request, in bytes."
+    ),
+    key!(
+        "crio.runtime",
+        "default_runtime",
+        runtime.default_runtime,
+        "The handler of pods that ask for none; \"\" takes crun, else runc, else the first one configured."
+    ),
+    key!(
+        "crio.runtime",
+        "cgroup_manager",
+        runtime.cgroup_manager,
+        "Who makes the cgroups: \"cgroupfs\" (\"systemd\" is not there yet)."
+    ),
+    key!(
+        "crio.runtime",
+        "conmon",
+        runtime.conmon as program,
+        "The monitor of handlers without monitor_path; \"\" takes conmon-rs from beside crio-manager, else from PATH."
+    ),
+    key!(
+        "crio.runtime",
+        "container_exits_dir",
+        runtime.container_exits_dir,
+        "Where monitors leave the exit files of containers."
+    ),
+    key!(
+        "crio.runtime",
+        "container_attach_socket_dir",
+        runtime.container_attach_socket_dir,
+        "Where monitors put their attach sockets."
+    ),
+    key!(
+        "crio.runtime",
+        "namespaces_dir",
+        runtime.namespaces_dir,
+        "The namespaces of pods are pinned beneath it, in netns, ipcns and utsns."
+    ),
+    key!(
+        "crio.runtime",
+        "default_capabilities",
+        runtime.default_capabilities,
+        "Capabilities of a container before its own add and drop."
+    ),
+    key!(
+        "crio.runtime",
+        "add_inheritable_capabilities",
+        runtime.add_inheritable_capabilities,
+        "Make the capabilities inheritable too."
+    ),
+    key!(
+        "crio.runtime",
+        "default_sysctls",
+        runtime.default_sysctls as sysctls,
+        "Sysctls of every pod, as NAME=VALUE; a pod's own win."
+    ),
+    key!(
+        "crio.runtime",
+        "default_ulimits",
+        runtime.default_ulimits,
+        "Resource limits of every container, as NAME=SOFT:HARD; none means those of the daemon."
+    ),
+    key!(
+        "crio.runtime",
+        "default_env",
+        runtime.default_env,
+        "Environment of every container, as NAME=VALUE; the image and the pod win."
+    ),
+    key!(
+        "crio.runtime",
+        "pids_limit",
+        runtime.pids_limit,
+        "How many processes a container may have; -1 is unlimited."
+    ),
+    key!(
+        "crio.runtime",
+        "log_size_max",
+        runtime.log_size_max as log_size,
+        "Bytes after which a container's log file starts anew, 8192 or more; -1 leaves rotation to the kubelet."
+    ),
+    key!(
+        "crio.runtime",
+        "log_level",
+        runtime.log_level,
+        "The daemon's own log: error, warn, info, debug or trace."
+    ),
+    key!(
+        "crio.runtime",
+        "ctr_stop_timeout",
+        runtime.ctr_stop_timeout as seconds,
+        "Seconds between the stop signal and SIGKILL when nobody asked for a grace period."
+    ),
+    key!(
+        "crio.runtime",
+        "seccomp_profile",
+        runtime.seccomp_profile,
+        "The seccomp profile of RuntimeDefault, a JSON file; \"\" is the built-in one."
+    ),
+    key!(
+        "crio.runtime",
+        "drop_infra_ctr",
+        runtime.drop_infra_ctr,
+        "Run no pause process in pods that need none."
+    ),
+    key!(
+        "crio.runtime",
+        "read_only",
+        runtime.read_only,
+        "Make every container's root filesystem read-only."
+    ),
+    key!(
+        "crio.runtime",
+        "no_pivot",
+        runtime.no_pivot,
+        "Let the runtime use MS_MOVE where pivot_root can't be had, as on a ramdisk."
+    ),
+    key!(
+        "crio.image",
+        "default_transport",
+        image.default_transport,
+        "How images are fetched: \"docker://\"."
+    ),
+    key!(
+        "crio.image",
+        "global_auth_file",
+        image.global_auth_file,
+        "Registry credentials of pulls that bring none, in the format of docker's config.json."
+    ),
+    key!(
+        "crio.image",
+        "pause_image",
+        image.pause_image,
+        "The image that the kubelet is told to keep; the pause process itself is built in."
+    ),
+    key!(
+        "crio.image",
+        "pinned_images",
+        image.pinned_images,
+        "Images that the kubelet must not collect: exact names, or with * at the end, or *between*."
+    ),
+    key!("crio.image", "insecure_registries", image.insecure_registries, "Registries (HOST[:PORT]) that may be spoken to over HTTP, or with a certificate nobody vouches for.", flag "insecure-registry"),
+    key!(
+        "crio.image",
+        "pull_progress_timeout",
+        image.pull_progress_timeout,
+        "A pull that receives nothing for this long is given up; \"0s\" waits for ever."
+    ),
+    key!(
+        "crio.image",
+        "image_volumes",
+        image.image_volumes,
+        "The VOLUMEs of an image: mkdir (a directory in the container), bind (a directory of the host's) or ignore."
+    ),
+    key!(
+        "crio.network",
+        "cni_default_network",
+        network.cni_default_network,
+        "The name of the CNI network of pods; \"\" takes the first configuration file."
+    ),
+    key!("crio.network", "network_dir", network.network_dir, "Where CNI configuration files are; a change there needs no restart.", flag "cni-config-dir"),
+    key!("crio.network", "plugin_dirs", network.plugin_dirs, "Where CNI plugins are looked for, in this order.", flag "cni-plugin-dir"),
+    key!(
+        "crio_manager",
+        "state_dir",
+        manager.state_dir,
+        "The records of pods and containers, and the lock that keeps a second daemon away."
+    ),
+    key!(
+        "crio_manager",
+        "pause_path",
+        manager.pause_path as program,
+        "The pause program of pods that share a process namespace; \"\" takes crio-pause from beside crio-manager, else from PATH."
+    ),
+    key!(
+        "crio_manager",
+        "log_format",
+        manager.log_format,
+        "The daemon's own log: text or json."
+    ),
+    key!(
+        "crio_manager",
+        "log_targets",
+        manager.log_targets,
+        "Log levels of single parts, which win over log_level: \"crio_manager::drivers=debug,tonic=warn\"."
+    ),
+    key!(
+        "crio_manager",
+        "cni_timeout",
+        manager.cni_timeout,
+        "How long one CNI plugin may take before it is killed."
+    ),
+    key!(
+        "crio_manager",
+        "unqualified_search_registries",
+        manager.unqualified_search_registries,
+        "Where an image name without a registry is looked for, in this order."
+    ),
+    key!(
+        "crio_manager",
+        "registry_certs_dir",
+        manager.registry_certs_dir,
+        "Certificates per registry: HOST[:PORT]/*.crt are trusted authorities, *.cert and *.key our own."
+    ),
+];
+
+pub static HANDLER_KEYS: [HandlerKey; 11] = [
+    handler_key!(
+        "runtime_path",
+        runtime_path as program,
+        "The OCI runtime's binary; \"\" takes the one of the handler's name from PATH."
+    ),
+    handler_key!("runtime_type", runtime_type, "The kind of handler: \"oci\"."),
+    handler_key!(
+        "runtime_root",
+        runtime_root,
+        "Where the OCI runtime keeps its state; /run/NAME unless set."
+    ),
+    handler_key!(
+        "monitor_path",
+        monitor_path as program,
+        "The monitor's binary; \"\" takes crio.runtime.conmon."
+    ),
+    handler_key!(
+        "monitor_env",
+        monitor_env,
+        "Environment of the monitor, as NAME=VALUE; none means PATH alone."
+    ),
+    handler_key!(
+        "container_create_timeout",
+        container_create_timeout as seconds,
+        "Seconds that creating a container may take before its creator is killed and all of it removed; any positive number."
+    ),
+    handler_key!(
+        "container_min_memory",
+        container_min_memory as bytes,
+        "The least memory limit a container may have; 500KiB for crun, 12MiB for others."
+    ),
+    handler_key!(
+        "allowed_annotations",
+        allowed_annotations,
+        "Pod annotations (or beginnings of their names) that reach the OCI runtime."
+    ),
+    handler_key!(
+        "default_annotations",
+        default_annotations,
+        "Annotations of every container of this handler; the pod's own win."
+    ),
+    handler_key!(
+        "privileged_without_host_devices",
+        privileged_without_host_devices,
+        "Privileged containers do not see the host's devices."
+    ),
+    handler_key!(
+        "no_sync_log",
+        no_sync_log,
+        "Do not sync a container's log file to disk when it ends."
+    ),
+];
+
+/// Keys of CRI-O's that a file may carry and this version does nothing with.
+pub static NOT_USED: [(&str, &[&str]); 6] = [
+    (
+        "crio",
+        &[
+            "imagestore",
+            "storage_driver",
+            "storage_option",
+            "version_file",
+            "version_file_persist",
+            "clean_shutdown_file",
+            "internal_wipe",
+            "internal_repair",
+        ],
+    ),
+    (
+        "crio.api",
+        &[
+            "stream_address",
+            "stream_port",
+            "stream_enable_tls",
+            "stream_tls_cert",
+            "stream_tls_key",
+            "stream_tls_ca",
+            "stream_idle_timeout",
+            "tls_min_version",
+            "tls_cipher_suites",
+        ],
+    ),
+    (
+        "crio.runtime",
+        &[
+            "conmon_cgroup",
+            "conmon_env",
+            "min_injected_gomaxprocs",
+            "selinux",
+            "privileged_seccomp_profile",
+            "apparmor_profile",
+            "blockio_config_file",
+            "blockio_reload",
+            "rdt_config_file",
+            "cdi_spec_dirs",
+            "irqbalance_config_file",
+            "irqbalance_config_restore_file",
+            "allowed_devices",
+            "additional_devices",
+            "device_ownership_from_security_context",
+            "hooks_dir",
+            "default_mounts_file",
+            "log_filter",
+            "log_to_journald",
+            "bind_mount_prefix",
+            "uid_mappings",
+            "gid_mappings",
+            "minimum_mappable_uid",
+            "minimum_mappable_gid",
+            "infra_ctr_cpuset",
+            "shared_cpuset",
+            "pinns_path",
+            "absent_mount_sources_to_reject",
+            "enable_criu_support",
+            "enable_pod_events",
+            "hostnetwork_disable_selinux",
+            "disable_hostport_mapping",
+            "timezone",
+            "decryption_keys_path",
+        ],
+    ),
+    (
+        "crio.image",
+        &[
+            "namespaced_auth_dir",
+            "pause_image_auth_file",
+            "pause_command",
+            "signature_policy",
+            "signature_policy_dir",
+            "big_files_temporary_dir",
+            "separate_pull_cgroup",
+            "auto_reload_registries",
+            "oci_artifact_mount_support",
+            "additional_artifact_stores",
+            "short_name_mode",
+        ],
+    ),
+    ("crio.network", &["cni_status_grace_period"]),
+    ("crio_manager", &[]),
+];
+
+pub static HANDLER_KEYS_NOT_USED: [&str; 11] = [
+    "runtime_config_path",
+    "inherit_default_runtime",
+    "monitor_cgroup",
+    "monitor_exec_cgroup",
+    "platform_runtime_paths",
+    "runtime_pull_image",
+    "stream_websockets",
+    "exec_cpu_affinity",
+    "seccomp_profile",
+    "privileged_seccomp_profile",
+    "runtime_features",
+];
+
+/// Whole tables of CRI-O's that this version does nothing with.
+pub static TABLES_NOT_USED: [&str; 6] = [
+    "crio.checkpoint_restore",
+    "crio.metrics",
+    "crio.nri",
+    "crio.runtime.workloads",
+    "crio.stats",
+    "crio.tracing",
+];
