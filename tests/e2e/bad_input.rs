@@ -4,7 +4,7 @@
 //! `network`, garbage records in `restart`.
 
 use cri::v1::*;
-use e2e::client::image_spec;
+use e2e::client::{image_spec, security};
 use e2e::{Node, TestImage, container, refused, run_on, sh};
 use serde_json::json;
 use tonic::Code;
@@ -323,7 +323,7 @@ async fn a_user_that_is_no_user_is_refused(node: &mut Node) -> anyhow::Result<()
         let mut config = sh("c", &pod.image, "id");
         config.linux.as_mut().unwrap().security_context = Some(LinuxContainerSecurityContext {
             run_as_user: Some(Int64Value { value }),
-            ..Default::default()
+            ..security()
         });
         let created = node.client.create(&pod.id, &config, &pod.config).await;
         assert_eq!(refused(created), Code::InvalidArgument, "{value}");
@@ -331,7 +331,7 @@ async fn a_user_that_is_no_user_is_refused(node: &mut Node) -> anyhow::Result<()
     let mut config = sh("c", &pod.image, "id");
     config.linux.as_mut().unwrap().security_context = Some(LinuxContainerSecurityContext {
         run_as_group: Some(Int64Value { value: 5 }),
-        ..Default::default()
+        ..security()
     });
     let created = node.client.create(&pod.id, &config, &pod.config).await;
     assert_eq!(refused(created), Code::InvalidArgument, "a group without a user");

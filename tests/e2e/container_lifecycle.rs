@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cri::v1::*;
-use e2e::client::labels;
+use e2e::client::{labels, security};
 use e2e::{Node, TestImage, container, refused, run_on, sh};
 use serde_json::json;
 use tonic::Code;
@@ -156,7 +156,7 @@ async fn a_container_gets_the_user_environment_and_directory_asked_for(node: &mu
         run_as_user: Some(Int64Value { value: 1234 }),
         run_as_group: Some(Int64Value { value: 5678 }),
         supplemental_groups: vec![77],
-        ..Default::default()
+        ..security()
     });
     assert_eq!(pod.ran(&config).await?.exit_code, 0);
     assert_eq!(
@@ -411,7 +411,7 @@ async fn security_is_as_asked_for(node: &mut Node) -> anyhow::Result<()> {
             localhost_ref: String::new(),
         }),
         masked_paths: vec!["/proc/kcore".to_owned()],
-        ..Default::default()
+        ..security()
     });
     assert_ne!(pod.ran(&config).await?.exit_code, 0, "the root filesystem is read-only");
     let said = node.said("secure", "strict", "stdout")?;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use e2e::client::security;
 use e2e::{Node, container, refused, run_on};
 use tonic::Code;
 
@@ -103,7 +104,7 @@ async fn a_command_gets_the_containers_user_and_environment(node: &mut Node) -> 
     config.working_dir = "/tmp".to_owned();
     config.linux.as_mut().unwrap().security_context = Some(LinuxContainerSecurityContext {
         run_as_user: Some(Int64Value { value: 1000 }),
-        ..Default::default()
+        ..security()
     });
     let id = pod.run(&config).await?;
     assert_eq!(

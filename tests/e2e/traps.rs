@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use cri::v1::*;
+use e2e::client::security;
 use e2e::{Node, container, run_on, sh};
 
 run_on!(runc, crun:
@@ -66,7 +67,7 @@ async fn a_privileged_container_gets_what_the_node_has(node: &mut Node) -> anyho
     );
     privileged.linux.as_mut().unwrap().security_context = Some(LinuxContainerSecurityContext {
         privileged: true,
-        ..Default::default()
+        ..security()
     });
     assert_eq!(pod.ran(&privileged).await?.exit_code, 0);
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.daemon_pid()))?;
@@ -80,7 +81,7 @@ async fn a_privileged_container_gets_what_the_node_has(node: &mut Node) -> anyho
             add_capabilities: vec!["ALL".to_owned()],
             ..Default::default()
         }),
-        ..Default::default()
+        ..security()
     });
     pod.ran(&all).await?;
     assert!(node.said("privileged", "all", "stdout")?.contains(bounding));

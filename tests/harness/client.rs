@@ -33,7 +33,35 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> ContainerConfig {
         }),
         command: command.iter().map(|&word| word.to_owned()).collect(),
         log_path: format!("{name}.log"),
-        linux: Some(LinuxContainerConfig::default()),
+        linux: Some(LinuxContainerConfig {
+            security_context: Some(security()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// What the kubelet asks for when a pod says nothing: a process namespace of the container's own. (In CRI, saying
+/// nothing means that the pod's containers share one.)
+pub fn security() -> LinuxContainerSecurityContext {
+    LinuxContainerSecurityContext {
+        namespace_options: Some(namespaces(NamespaceMode::Pod)),
+        ..Default::default()
+    }
+}
+
+/// The same for a pod, in a network of its own or in the node's.
+pub fn pod_security(network: NamespaceMode) -> LinuxSandboxSecurityContext {
+    LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces(network)),
+        ..Default::default()
+    }
+}
+
+fn namespaces(network: NamespaceMode) -> NamespaceOption {
+    NamespaceOption {
+        network: network.into(),
+        pid: NamespaceMode::Container.into(),
         ..Default::default()
     }
 }

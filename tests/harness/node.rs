@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use cri::v1::{LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata};
+use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::client::{Client, RunningPod};
+use crate::client::{Client, RunningPod, pod_security};
 use crate::image::{Blob, TestImage};
 use crate::leaks::{self, Kind, Snapshot};
 use crate::namespaces::{Namespaces, child_of, pid_of};
@@ -218,17 +218,10 @@ impl Node {
 
     /// The same in the node's own network, which makes it quicker to start.
     pub fn host_network_pod(&self, name: &str) -> PodSandboxConfig {
-        use cri::v1::{LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
         let mut pod = self.pod(name);
         pod.hostname = String::new();
         if let Some(linux) = &mut pod.linux {
-            linux.security_context = Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(NamespaceOption {
-                    network: NamespaceMode::Node.into(),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            });
+            linux.security_context = Some(pod_security(NamespaceMode::Node));
         }
         pod
     }
