@@ -1,1 +1,5 @@
-fn main() {}
+//! The monitor of one container; see the library.
+
+fn main() {
+    conmon_rs::main();
+}

@@ -1,0 +1,3 @@
+//! Where output is kept.
+
+pub mod cri;

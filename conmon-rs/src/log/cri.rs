@@ -1,0 +1,448 @@
+//! bytes → `<time> <stream> <P|F> <line>`; reopening after rotation.
+//!
+//! A record is built whole before it is written and a write that fails half-way is taken back, so readers never see part
+//! of one. Whatever happens to the file, `append` returns: a full disk costs output, never supervision.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::args::LogPlan;
+use crate::contract::Stream;
+use crate::sys;
+
+/// What a record takes besides its content and the line feed.
+const RECORD_OVERHEAD_BYTES: u64 = 45;
+
+/// A longer line becomes several partial records and a last, full one.
+pub const RECORD_CONTENT_BYTES: usize = 16 * 1024;
+
+/// Records are gathered up to here before they are written.
+const GATHER_BYTES: usize = 128 * 1024;
+
+pub struct CriLog {
+    path: PathBuf,
+    file: File,
+    /// Not a device or the like: may be replaced by a new file.
+    regular: bool,
+    size_max: u64,
+    global_size_max: u64,
+    /// Since the last reopening, or the file's size at open.
+    size: u64,
+    /// Since the beginning.
+    total: u64,
+    gathered: Vec<u8>,
+    clock: Clock,
+    /// The file ends in the middle of a record, and that could not be taken back.
+    torn: bool,
+    lost_bytes: u64,
+}
+
+impl CriLog {
+    /// Opens or creates the file of the plan, if there is to be one.
+    pub fn open(plan: &LogPlan) -> io::Result<Option<CriLog>> {
+        let Some(path) = &plan.file else { return Ok(None) };
+        let file = options().create(true).open(path)?;
+        let metadata = file.metadata()?;
+        let size = if metadata.is_file() { metadata.len() } else { 0 };
+        Ok(Some(CriLog {
+            path: path.clone(),
+            file,
+            regular: metadata.is_file(),
+            size_max: plan.size_max_bytes.unwrap_or(u64::MAX),
+            global_size_max: plan.global_size_max_bytes.unwrap_or(u64::MAX),
+            size,
+            total: size,
+            gathered: Vec::new(),
+            clock: Clock::default(),
+            torn: false,
+            lost_bytes: 0,
+        }))
+    }
+
+    /// Writes one record for each line of `output`; an unfinished last line becomes a partial record.
+    pub fn append(&mut self, stream: Stream, output: &[u8]) {
+        let time = self.clock.now();
+        let mut rest = output;
+        while !rest.is_empty() {
+            let (line, ends) = match sys::find_byte(rest, b'\n') {
+                Some(at) if at <= RECORD_CONTENT_BYTES => (rest.get(..at).unwrap_or_default(), true),
+                Some(_) | None => (rest.get(..RECORD_CONTENT_BYTES).unwrap_or(rest), false),
+            };
+            rest = rest.get(line.len() + usize::from(ends)..).unwrap_or_default();
+            if self.total >= self.global_size_max {
+                break;
+            }
+            let length = line.len() as u64 + 1 + RECORD_OVERHEAD_BYTES;
+            if self.size.saturating_add(length) > self.size_max {
+                self.write_gathered();
+                self.begin_anew();
+            }
+            self.size += length;
+            self.total += length;
+            push_record(&mut self.gathered, &time, stream, ends, line);
+            if self.gathered.len() >= GATHER_BYTES {
+                self.write_gathered();
+            }
+        }
+        self.write_gathered();
+    }
+
+    /// Leaves a new, empty file at the path, whoever has renamed the old one. If that is impossible, the old one is
+    /// written to as before.
+    pub fn reopen(&mut self) {
+        if let Err(error) = self.try_reopen() {
+            crate::warning!("reopen {}: {error}, going on with the old file", self.path.display());
+        }
+    }
+
+    fn try_reopen(&mut self) -> io::Result<()> {
+        if !self.regular {
+            return Ok(()); // there is only one /dev/null
+        }
+        let mut aside = self.path.clone().into_os_string();
+        aside.push(".tmp");
+        let aside = PathBuf::from(aside);
+        if let Err(error) = fs::remove_file(&aside)
+            && error.kind() != ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let file = options().create_new(true).open(&aside)?;
+        if let Err(error) = fs::rename(&aside, &self.path) {
+            let _ = fs::remove_file(&aside); // the first error is the one to tell
+            return Err(error);
+        }
+        self.file = file;
+        self.size = 0;
+        self.torn = false;
+        Ok(())
+    }
+
+    /// The size limit: a new file, or else the old one emptied, so that the limit holds either way.
+    fn begin_anew(&mut self) {
+        if let Err(error) = self.try_reopen() {
+            crate::warning!("reopen {}: {error}, emptying the old file", self.path.display());
+            if self.regular && self.file.set_len(0).is_ok() {
+                self.torn = false;
+            }
+        }
+        self.size = 0;
+    }
+
+    /// Waits until the disk has it all.
+    pub fn sync(&self) {
+        if self.regular
+            && let Err(error) = self.file.sync_all()
+        {
+            crate::warning!("sync {}: {error}", self.path.display());
+        }
+    }
+
+    /// Gives back memory that only heavy output needs.
+    pub fn trim(&mut self) {
+        self.gathered = Vec::new();
+    }
+
+    fn write_gathered(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        if self.torn && self.file.write_all(b"\n").is_ok() {
+            self.torn = false;
+        }
+        let mut written = 0;
+        while let Some(rest) = self.gathered.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.file.write(rest) {
+                Ok(0) => break,
+                Ok(more) => written += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.give_up(written, &error);
+                    break;
+                }
+            }
+        }
+        if written == self.gathered.len() && self.lost_bytes > 0 {
+            crate::warning!(
+                "write {}: works again, {} bytes were lost",
+                self.path.display(),
+                self.lost_bytes
+            );
+            self.lost_bytes = 0;
+        }
+        self.gathered.clear();
+    }
+
+    /// Takes back the part of a record that was still written, and counts what is lost.
+    fn give_up(&mut self, written: usize, error: &io::Error) {
+        let done = self.gathered.get(..written).unwrap_or_default();
+        let whole = done.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lost = (self.gathered.len() - whole) as u64;
+        if self.lost_bytes == 0 {
+            crate::warning!("write {}: {error}, output is being lost", self.path.display());
+        }
+        self.lost_bytes += lost;
+        self.size = self.size.saturating_sub(lost);
+        let torn = (written - whole) as u64;
+        if torn > 0 && self.take_back(torn).is_err() {
+            self.torn = true;
+        }
+    }
+
+    fn take_back(&self, bytes: u64) -> io::Result<()> {
+        let length = self.file.metadata()?.len();
+        let length = length.checked_sub(bytes).ok_or(ErrorKind::InvalidData)?;
+        self.file.set_len(length)
+    }
+}
+
+/// How every log file is opened. A symbolic link is not followed: the directory may be writable for others than its
+/// owner. `O_NONBLOCK` is for a FIFO without a reader.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .append(true)
+        .mode(0o640)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    options
+}
+
+fn push_record(records: &mut Vec<u8>, time: &TimeText, stream: Stream, ends: bool, line: &[u8]) {
+    let tag: &[u8; 10] = match (stream, ends) {
+        (Stream::Stdout, true) => b" stdout F ",
+        (Stream::Stdout, false) => b" stdout P ",
+        (Stream::Stderr, true) => b" stderr F ",
+        (Stream::Stderr, false) => b" stderr P ",
+    };
+    records.reserve(time.0.len() + tag.len() + line.len() + 1);
+    records.extend_from_slice(&time.0);
+    records.extend_from_slice(tag);
+    records.extend_from_slice(line);
+    records.push(b'\n');
+}
+
+/// `2026-11-21T22:34:57.970319516+00:00`
+#[derive(Clone, Copy)]
+struct TimeText([u8; 35]);
+
+/// Tells the time, looking up the zone at most once a second.
+#[derive(Default)]
+struct Clock {
+    second: Option<(i64, TimeText)>,
+}
+
+impl Clock {
+    fn now(&mut self) -> TimeText {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let second = i64::try_from(now.as_secs()).unwrap_or_default();
+        let mut text = match self.second {
+            Some((known, text)) if known == second => text,
+            _ => {
+                let text = whole_second(&sys::local_time(second));
+                self.second = Some((second, text));
+                text
+            }
+        };
+        if let Some(digits) = text.0.get_mut(20..29) {
+            put_digits(digits, now.subsec_nanos());
+        }
+        text
+    }
+}
+
+fn whole_second(time: &sys::LocalTime) -> TimeText {
+    let mut text = TimeText(*b"0000-00-00T00:00:00.000000000+00:00");
+    let offset_minutes = time.offset_seconds.unsigned_abs() / 60;
+    let fields = [
+        (0..4, time.year.unsigned_abs()),
+        (5..7, time.month.unsigned_abs()),
+        (8..10, time.day.unsigned_abs()),
+        (11..13, time.hour.unsigned_abs()),
+        (14..16, time.minute.unsigned_abs()),
+        (17..19, time.second.unsigned_abs()),
+        (30..32, (offset_minutes / 60) as u32),
+        (33..35, (offset_minutes % 60) as u32),
+    ];
+    for (place, value) in fields {
+        if let Some(digits) = text.0.get_mut(place) {
+            put_digits(digits, value);
+        }
+    }
+    if time.offset_seconds < 0
+        && let Some(sign) = text.0.get_mut(29)
+    {
+        *sign = b'-';
+    }
+    text
+}
+
+fn put_digits(place: &mut [u8], mut value: u32) {
+    for digit in place.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::parse_log_line;
+    use crate::stdio::Lines;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    fn plan(file: &Path) -> LogPlan {
+        LogPlan {
+            file: Some(file.to_owned()),
+            ..LogPlan::default()
+        }
+    }
+
+    fn contents(path: &Path) -> Vec<(bool, Vec<u8>)> {
+        let log = fs::read(path).unwrap();
+        assert!(log.is_empty() || log.ends_with(b"\n"), "no torn record");
+        let lines = log.split_inclusive(|byte| *byte == b'\n');
+        let records = lines.map(|line| parse_log_line(line).unwrap());
+        records
+            .map(|record| (record.partial, record.content.to_vec()))
+            .collect()
+    }
+
+    fn joined(path: &Path) -> Vec<u8> {
+        let mut whole = Vec::new();
+        for (partial, content) in contents(path) {
+            whole.extend(content);
+            if !partial {
+                whole.push(b'\n');
+            }
+        }
+        whole
+    }
+
+    #[test]
+    fn the_time_is_local_with_nine_digits_and_a_numeric_offset() {
+        let time = sys::LocalTime {
+            year: 2026,
+            month: 1,
+            day: 2,
+            hour: 3,
+            minute: 4,
+            second: 5,
+            offset_seconds: -(3 * 3600 + 30 * 60),
+        };
+        assert_eq!(&whole_second(&time).0, b"2026-01-02T03:04:05.000000000-03:30");
+    }
+
+    #[test]
+    fn an_empty_line_keeps_the_space_after_its_tag() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        CriLog::open(&plan(&path))
+            .unwrap()
+            .unwrap()
+            .append(Stream::Stderr, b"\n");
+        assert!(fs::read(&path).unwrap().ends_with(b" stderr F \n"));
+    }
+
+    #[test]
+    fn a_symbolic_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::os::unix::fs::symlink(directory.path().join("target"), &path).unwrap();
+        assert!(CriLog::open(&plan(&path)).is_err());
+        assert!(!directory.path().join("target").exists());
+    }
+
+    #[test]
+    fn a_device_is_never_replaced() {
+        let mut log = CriLog::open(&LogPlan {
+            size_max_bytes: Some(10),
+            ..plan(Path::new("/dev/null"))
+        })
+        .unwrap()
+        .unwrap();
+        log.append(Stream::Stdout, b"one\ntwo\n");
+        log.reopen();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[test]
+    fn a_full_disk_tears_no_record_and_the_log_goes_on_afterwards() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+        log.append(Stream::Stdout, b"first\n");
+        // A disk that takes ten more bytes: the same steps, without needing one.
+        log.gathered = b"2026-11-21T22:34:57.970319516+00:00 stdout F second\n".to_vec();
+        let part = log.gathered[..10].to_vec();
+        log.file.write_all(&part).unwrap();
+        log.give_up(10, &io::Error::from(ErrorKind::StorageFull));
+        log.gathered.clear();
+        log.append(Stream::Stdout, b"third\n");
+        assert_eq!(
+            contents(&path),
+            [(false, b"first".to_vec()), (false, b"third".to_vec())]
+        );
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_keeps_the_old_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+        directory.close().unwrap();
+        log.reopen();
+        log.append(Stream::Stdout, b"still here\n");
+        assert_eq!(log.lost_bytes, 0);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn any_cut_of_the_output_into_reads_gives_the_same_content(
+            output in proptest::collection::vec(prop_oneof![1 => Just(b'\n'), 8 => any::<u8>()], 0..30_000),
+            cuts in proptest::collection::vec((1usize..9000, any::<bool>()), 1..20),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("log");
+            let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+            let mut lines = Lines::default();
+            let mut rest = &output[..];
+            for (length, pipe_is_empty) in cuts.into_iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let room = lines.room();
+                let length = length.min(rest.len()).min(room.len());
+                room[..length].copy_from_slice(&rest[..length]);
+                rest = &rest[length..];
+                log.append(Stream::Stdout, lines.filled(length));
+                if pipe_is_empty {
+                    log.append(Stream::Stdout, lines.unfinished());
+                }
+            }
+            log.append(Stream::Stdout, lines.unfinished());
+            prop_assert_eq!(joined(&path), output);
+        }
+
+        #[test]
+        fn a_file_exceeds_its_limit_by_at_most_one_record(
+            limit in 1u64..2000,
+            writes in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..300), 1..40),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("log");
+            let mut log = CriLog::open(&LogPlan { size_max_bytes: Some(limit), ..plan(&path) }).unwrap().unwrap();
+            for output in &writes {
+                log.append(Stream::Stdout, output);
+                let records = contents(&path);
+                let size = fs::metadata(&path).unwrap().len();
+                prop_assert!(size <= limit || records.len() == 1, "{} bytes, {} records", size, records.len());
+            }
+        }
+    }
+}

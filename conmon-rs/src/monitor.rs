@@ -1,0 +1,503 @@
+//! The loop: wait for an `Event`, handle it, until the container is gone.
+//!
+//! ```text
+//!   start ──> Creating ── pid known ──> Supervising ── it ended, or took too long ──> finish
+//!                 └────── no pid ─────> failed
+//! ```
+//!
+//! Nothing in `handle` can fail: a log that cannot be written, a client that misbehaves, a message that makes no sense
+//! are dealt with where they occur, and the supervision goes on.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::args::{Api, MonitorPlan, StdioPlan, Task};
+use crate::child::{Process, Reaped, SignalFd, reap, reap_any};
+use crate::console::{ConsoleSocket, Delivery, WindowSize, prepare_terminal};
+use crate::contract::{CONTROL_FIFO, ExitCode, Stream, TIMED_OUT, WINDOW_SIZE_FIFO};
+use crate::control::{ControlMessage, RequestFifo, control_message, window_size};
+use crate::daemonize::InheritedFds;
+use crate::exit_file::write_exit_files;
+use crate::log::cri::CriLog;
+use crate::oom::{OomWatch, write_oom_files};
+use crate::poller::{Event, Interest, Poller};
+use crate::runtime::{self, Origin, read_pidfile};
+use crate::stdio::{After, EarlyOutput, Output, Stdio};
+use crate::sync_pipe::SyncPipe;
+use crate::timeout::{Mark, kill_everything};
+
+/// After the container has ended: how long its descendants may be silent, and how long they may go on writing, before
+/// we stop listening.
+const LATE_OUTPUT_QUIET: Duration = Duration::from_secs(1);
+const LATE_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the buffers of heavy output are kept when it has stopped.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
+
+pub struct Monitor<'a> {
+    plan: &'a MonitorPlan,
+    poller: Poller,
+    signals: SignalFd,
+    stdio: Stdio,
+    log: Option<CriLog>,
+    console: Option<ConsoleSocket>,
+    terminal: Option<OwnedFd>,
+    /// Asked for before there was a terminal.
+    window_size: Option<WindowSize>,
+    control: Option<RequestFifo>,
+    window_sizes: Option<RequestFifo>,
+    oom: Option<OomWatch>,
+    phase: Phase,
+    mark: Option<Mark>,
+    /// The runtime, and then the container's first process: gets the signals that are meant for the container.
+    process: Process,
+    /// How `process` ended.
+    ended: Option<ExitCode>,
+}
+
+enum Phase {
+    Creating(EarlyOutput),
+    Supervising,
+}
+
+/// How a container's life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Exited(ExitCode),
+    TimedOut,
+}
+
+/// Runs the container from the runtime's start to the exit file; returns our own exit status, or why there was not even
+/// a runtime.
+pub fn run(
+    plan: &MonitorPlan,
+    origin: &Origin,
+    signals: SignalFd,
+    log: Option<CriLog>,
+    sync: &mut SyncPipe,
+    inherited: &mut InheritedFds,
+) -> Result<i32, String> {
+    let mut monitor = Monitor::start(plan, origin, signals, log)?;
+    Ok(match monitor.wait_for_container() {
+        Ok(pid) => {
+            if plan.task == Task::Create || plan.api == Api::One {
+                sync.pid(pid);
+            }
+            monitor.supervise_from(pid);
+            let outcome = monitor.supervise();
+            monitor.finish(outcome, sync, inherited)
+        }
+        Err(reason) => {
+            crate::error!("{}", String::from_utf8_lossy(&reason));
+            sync.failure(&reason);
+            1
+        }
+    })
+}
+
+impl<'a> Monitor<'a> {
+    /// Prepares everything that the runtime or an early caller may use, then starts the runtime.
+    fn start(
+        plan: &'a MonitorPlan,
+        origin: &Origin,
+        signals: SignalFd,
+        log: Option<CriLog>,
+    ) -> Result<Monitor<'a>, String> {
+        let poller = Poller::new().map_err(named("epoll"))?;
+        poller
+            .add(&signals, Event::Signals, Interest::Readable)
+            .map_err(named("watch signals"))?;
+        let console = match plan.stdio {
+            StdioPlan::Terminal => Some(ConsoleSocket::listen().map_err(named("create console socket"))?),
+            StdioPlan::Pipes { .. } => None,
+        };
+        let (stdio, ends) = Stdio::new(plan.stdio).map_err(named("create pipes"))?;
+        let control = request_fifo(plan.bundle.as_deref(), CONTROL_FIFO)?;
+        let window_sizes = request_fifo(plan.bundle.as_deref(), WINDOW_SIZE_FIFO)?;
+        watch(&poller, &console, Event::Console)?;
+        watch(&poller, &control, Event::Control)?;
+        watch(&poller, &window_sizes, Event::WindowSize)?;
+        watch(&poller, &stdio.stdout, Event::Output(Stream::Stdout))?;
+        watch(&poller, &stdio.stderr, Event::Output(Stream::Stderr))?;
+        let mark = plan.timeout.map(|_| Mark::new());
+        let words = runtime::arguments(plan, console.as_ref().map(ConsoleSocket::path));
+        let runtime = runtime::start(words, &ends, origin, mark).map_err(named("start runtime"))?;
+        Ok(Monitor {
+            plan,
+            poller,
+            signals,
+            stdio,
+            log,
+            console,
+            terminal: None,
+            window_size: None,
+            control,
+            window_sizes,
+            oom: None,
+            phase: Phase::Creating(EarlyOutput::default()),
+            mark,
+            process: Process::open(runtime),
+            ended: None,
+        })
+    }
+
+    /// Lets the runtime do its work; returns the container's pid, or what the parent is to be told.
+    fn wait_for_container(&mut self) -> Result<Pid, Vec<u8>> {
+        let status = loop {
+            if let Some(status) = self.ended.take() {
+                break status;
+            }
+            self.turn(None);
+        };
+        // What the runtime has still written, or sent, is there by now.
+        self.read_output(Stream::Stderr);
+        self.receive_terminal();
+        let pid = read_pidfile(&self.plan.container_pidfile);
+        let succeeded = status == ExitCode::Status(0);
+        // The status of an exec's runtime may be the command's own; a pid says that there was a command.
+        let pid = match (&self.plan.task, pid) {
+            (Task::Create, _) if !succeeded => None,
+            (_, pid) => Some(pid),
+        };
+        match pid {
+            Some(Ok(Some(_))) if self.plan.stdio == StdioPlan::Terminal && self.terminal.is_none() => {
+                Err(b"Runtime did not set up terminal".to_vec())
+            }
+            Some(Ok(Some(pid))) => Ok(pid),
+            pid => Err(self.failure(status, pid)),
+        }
+    }
+
+    /// The runtime's own last words, or else ours.
+    fn failure(&self, status: ExitCode, pid: Option<io::Result<Option<Pid>>>) -> Vec<u8> {
+        if let Phase::Creating(early) = &self.phase
+            && !early.tail().is_empty()
+        {
+            return early.tail().to_vec();
+        }
+        let runtime = self.plan.runtime.path.display();
+        let pidfile = self.plan.container_pidfile.display();
+        match (status, pid) {
+            (ExitCode::Status(0), Some(Err(error))) => format!("read {pidfile}: {error}"),
+            (ExitCode::Status(0), _) => format!("no pid in {pidfile}"),
+            (ExitCode::Status(status), _) => format!("{runtime} ended with status {status} and no word on stderr"),
+            (ExitCode::Unknown, _) => format!("{runtime} ended unseen"),
+        }
+        .into_bytes()
+    }
+
+    /// From here on signals are meant for the container, and its output is output.
+    fn supervise_from(&mut self, pid: Pid) {
+        self.process = Process::open(pid);
+        if let Some(pidfd) = self.process.pidfd()
+            && let Err(error) = self.poller.add(pidfd, Event::ContainerGone, Interest::NewlyReadable)
+        {
+            crate::warning!("watch container: {error}");
+        }
+        if self.plan.bundle.is_some() || self.plan.persist_dir.is_some() {
+            self.watch_memory(pid);
+        }
+        if let Phase::Creating(early) = std::mem::replace(&mut self.phase, Phase::Supervising) {
+            for (stream, output) in early.into_streams() {
+                append(&mut self.log, stream, &output);
+            }
+        }
+        self.reap();
+        // Neither our child nor anybody's: its runtime has reaped it.
+        if self.ended.is_none() && self.process.pidfd().is_none() && rustix::process::test_kill_process(pid).is_err() {
+            self.ended = Some(ExitCode::Unknown);
+        }
+    }
+
+    fn watch_memory(&mut self, pid: Pid) {
+        match OomWatch::begin(pid, &self.plan.task) {
+            Ok(Some(oom)) => match self.poller.add(&oom, Event::OutOfMemory, oom.interest()) {
+                Ok(()) => self.oom = Some(oom),
+                Err(error) => crate::warning!("watch memory: {error}"),
+            },
+            Ok(None) => crate::debug!("no memory cgroup to watch"),
+            Err(error) => crate::warning!("watch memory: {error}"),
+        }
+    }
+
+    fn supervise(&mut self) -> Outcome {
+        let deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            if let Some(exit) = self.ended {
+                return Outcome::Exited(exit);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.reap(); // it may just have ended by itself
+                return self.ended.map_or(Outcome::TimedOut, Outcome::Exited);
+            }
+            self.turn(deadline);
+        }
+    }
+
+    /// Waits once and handles what has happened. Returns whether anything has.
+    fn turn(&mut self, deadline: Option<Instant>) -> bool {
+        let trim = self.stdio.is_swollen().then(|| Instant::now() + TRIM_AFTER);
+        let earliest = [deadline, trim].into_iter().flatten().min();
+        let mut anything = false;
+        for event in self.poller.wait(earliest) {
+            anything = true;
+            self.handle(event);
+        }
+        if !anything && trim.is_some_and(|trim| Instant::now() >= trim) {
+            self.stdio.trim();
+            if let Some(log) = &mut self.log {
+                log.trim();
+            }
+        }
+        anything
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Signals => self.take_signals(),
+            Event::ContainerGone => self.reap_container(),
+            Event::Output(stream) => self.read_output(stream),
+            Event::OutOfMemory => self.look_at_memory(),
+            Event::Console => self.receive_terminal(),
+            Event::Control => self.take_control_messages(),
+            Event::WindowSize => self.take_window_sizes(),
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            match signal {
+                libc::SIGTERM => self.forward(Signal::TERM),
+                libc::SIGINT => self.forward(Signal::INT),
+                libc::SIGQUIT => self.forward(Signal::QUIT),
+                _ => {} // of a child we learn below; the others mean nothing to us
+            }
+        }
+        self.reap();
+    }
+
+    fn forward(&self, signal: Signal) {
+        if self.ended.is_none() {
+            self.process.signal(signal);
+        }
+    }
+
+    /// While the runtime works only it is reaped: the container may have ended already, and its status is still wanted.
+    fn reap(&mut self) {
+        match self.phase {
+            Phase::Creating(_) => self.reap_container(),
+            Phase::Supervising => {
+                while let Some((pid, exit)) = reap_any() {
+                    if pid == self.process.pid() {
+                        self.ended = Some(exit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn reap_container(&mut self) {
+        if self.ended.is_none() {
+            self.ended = match reap(self.process.pid()) {
+                Reaped::Exited(exit) => Some(exit),
+                Reaped::Running => None,
+                Reaped::NotOurs => Some(ExitCode::Unknown),
+            };
+        }
+    }
+
+    fn read_output(&mut self, stream: Stream) {
+        let Some(output) = self.stdio.output(stream) else {
+            return;
+        };
+        let after = match &mut self.phase {
+            Phase::Creating(early) => output.pump(|bytes| {
+                if let Some(excess) = early.hold(stream, bytes) {
+                    append(&mut self.log, stream, &excess);
+                }
+            }),
+            Phase::Supervising => output.pump(|bytes| append(&mut self.log, stream, bytes)),
+        };
+        match after {
+            After::Wait => {}
+            // Reported once; the next time when somebody has written again.
+            After::HungUp if self.ended.is_none() => {
+                self.poller
+                    .change(output, Event::Output(stream), Interest::NewlyReadable);
+            }
+            After::Revived => self.poller.change(output, Event::Output(stream), Interest::Readable),
+            After::HungUp | After::Close => {
+                self.poller.remove(output);
+                *self.stdio.output(stream) = None;
+            }
+        }
+    }
+
+    fn look_at_memory(&mut self) {
+        let Some(oom) = &mut self.oom else { return };
+        if oom.look() {
+            crate::debug!("the container ran out of memory");
+            write_oom_files(self.plan);
+        }
+        if oom.is_finished() {
+            self.poller.remove(oom);
+            self.oom = None;
+        }
+    }
+
+    fn receive_terminal(&mut self) {
+        let Some(console) = &mut self.console else { return };
+        match console.receive() {
+            Delivery::Waiting => {
+                // The connection, if it is one now, has a descriptor of its own.
+                let _ = self.poller.add(console, Event::Console, Interest::Readable); // fails if it is the same still
+            }
+            Delivery::Terminal(terminal) => {
+                self.console = None;
+                if let Err(error) = self.use_terminal(terminal) {
+                    crate::error!("use terminal: {error}");
+                }
+            }
+            Delivery::Failed(error) => {
+                self.console = None;
+                crate::error!("receive terminal: {error}");
+            }
+        }
+    }
+
+    fn use_terminal(&mut self, terminal: OwnedFd) -> io::Result<()> {
+        if let Err(error) = prepare_terminal(&terminal) {
+            crate::warning!("prepare terminal: {error}");
+        }
+        let output = Output::terminal(rustix::io::fcntl_dupfd_cloexec(&terminal, 3)?)?;
+        self.poller
+            .add(&output, Event::Output(Stream::Stdout), Interest::Readable)?;
+        self.stdio.stdout = Some(output);
+        if let Some(size) = self.window_size.take() {
+            size.apply(&terminal);
+        }
+        self.terminal = Some(terminal);
+        Ok(())
+    }
+
+    fn take_control_messages(&mut self) {
+        let mut messages = Vec::new();
+        if let Some(control) = &mut self.control {
+            control.read(|line| match control_message(line) {
+                Some(message) => messages.push(message),
+                None => crate::warning!("control message not understood: {}", String::from_utf8_lossy(line)),
+            });
+        }
+        for message in messages {
+            match message {
+                ControlMessage::Resize(size) => self.resize(size),
+                ControlMessage::ReopenLog => {
+                    if let Some(log) = &mut self.log {
+                        log.reopen();
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_window_sizes(&mut self) {
+        let mut last = None;
+        if let Some(window_sizes) = &mut self.window_sizes {
+            window_sizes.read(|line| last = window_size(line).or(last));
+        }
+        if let Some(size) = last {
+            self.resize(size);
+        }
+    }
+
+    fn resize(&mut self, size: WindowSize) {
+        match (&self.terminal, &self.console) {
+            (Some(terminal), _) => size.apply(terminal),
+            (None, Some(_)) => self.window_size = Some(size),
+            (None, None) => {} // there is nothing to resize
+        }
+    }
+
+    /// Everything that is due once the container is gone, in the order that callers rely on.
+    fn finish(mut self, outcome: Outcome, sync: &mut SyncPipe, inherited: &mut InheritedFds) -> i32 {
+        self.look_at_memory();
+        if outcome == Outcome::TimedOut {
+            kill_everything(&self.process, self.mark, || while reap_any().is_some() {});
+            self.ended = Some(ExitCode::Unknown);
+        }
+        self.read_late_output();
+        if let Some(log) = &self.log
+            && self.plan.log.sync_at_end
+        {
+            log.sync();
+        }
+        let plan = self.plan;
+        drop(self);
+        inherited.close();
+        let (exit, message) = match outcome {
+            Outcome::Exited(exit) => (exit, ""),
+            Outcome::TimedOut => (ExitCode::Unknown, TIMED_OUT),
+        };
+        let mut own_status = match exit {
+            ExitCode::Status(status) => i32::from(status),
+            ExitCode::Unknown => 255,
+        };
+        if let Err(error) = write_exit_files(plan, exit) {
+            crate::error!("write exit file: {error}");
+            own_status = 1;
+        }
+        if plan.task != Task::Create {
+            sync.exit_code(exit, message);
+        }
+        own_status
+    }
+
+    /// Reads until every writer is gone, or silent, or has had its time.
+    fn read_late_output(&mut self) {
+        let end = Instant::now() + LATE_OUTPUT_LIMIT;
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.read_output(stream);
+        }
+        while self.stdio.is_open() {
+            let quiet = (Instant::now() + LATE_OUTPUT_QUIET).min(end);
+            let anything = self.turn(Some(quiet));
+            let now = Instant::now();
+            if now >= end || (!anything && now >= quiet) {
+                return;
+            }
+        }
+    }
+}
+
+fn append(log: &mut Option<CriLog>, stream: Stream, output: &[u8]) {
+    if let Some(log) = log
+        && !output.is_empty()
+    {
+        log.append(stream, output);
+    }
+}
+
+fn request_fifo(bundle: Option<&Path>, name: &str) -> Result<Option<RequestFifo>, String> {
+    let Some(path) = bundle.map(|bundle| bundle.join(name)) else {
+        return Ok(None);
+    };
+    match RequestFifo::create(&path) {
+        Ok(fifo) => Ok(Some(fifo)),
+        Err(error) => Err(format!("create {}: {error}", path.display())),
+    }
+}
+
+fn watch(poller: &Poller, source: &Option<impl AsFd>, event: Event) -> Result<(), String> {
+    match source {
+        Some(source) => poller.add(source, event, Interest::Readable).map_err(named("watch")),
+        None => Ok(()),
+    }
+}
+
+fn named(step: &'static str) -> impl Fn(io::Error) -> String {
+    move |error| format!("{step}: {error}")
+}

@@ -1,0 +1,196 @@
+//! Runs the OCI runtime's create or exec, reads the pid file.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
+
+use crate::args::{MonitorPlan, Task};
+use crate::daemonize::OomScore;
+use crate::stdio::ContainerEnds;
+use crate::sys::{self, Fork, SignalMask};
+use crate::timeout::Mark;
+
+/// What a program that we start gets back: what we changed for ourselves.
+pub struct Origin {
+    pub signals: SignalMask,
+    pub oom_score: OomScore,
+}
+
+/// The runtime's whole command line, its own name first.
+pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsString> {
+    let runtime = &plan.runtime;
+    let mut words: Vec<OsString> = vec![runtime.path.clone().into()];
+    let mut add = |word: &OsStr| words.push(word.to_owned());
+    if runtime.systemd_cgroup && plan.task == Task::Create {
+        add("--systemd-cgroup".as_ref());
+    }
+    runtime.global_arguments.iter().for_each(|word| add(word));
+    match &plan.task {
+        Task::Create => {
+            add("create".as_ref());
+            if let Some(bundle) = &plan.bundle {
+                add("--bundle".as_ref());
+                add(bundle.as_ref());
+            }
+            add("--pid-file".as_ref());
+            add(plan.container_pidfile.as_ref());
+            if runtime.no_pivot {
+                add("--no-pivot".as_ref());
+            }
+            if runtime.no_new_keyring {
+                add("--no-new-keyring".as_ref());
+            }
+        }
+        Task::Exec { process_spec } => {
+            add("exec".as_ref());
+            add("--pid-file".as_ref());
+            add(plan.container_pidfile.as_ref());
+            add("--process".as_ref());
+            add(process_spec.as_ref());
+            add("--detach".as_ref());
+        }
+    }
+    runtime.command_arguments.iter().for_each(|word| add(word));
+    if let Some(path) = console_socket {
+        add("--console-socket".as_ref());
+        add(path.as_ref());
+    }
+    add(&plan.container_id);
+    words
+}
+
+/// Starts the runtime. It dies with us, and so does not finish a container that nobody would watch.
+pub fn start(words: Vec<OsString>, ends: &ContainerEnds, origin: &Origin, mark: Option<Mark>) -> io::Result<Pid> {
+    let monitor = rustix::process::getpid();
+    launch(words, origin, || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != Some(monitor) {
+            sys::exit_now(1); // we died before the line above
+        }
+        if let Some(mark) = mark {
+            mark.put();
+        }
+        ends.install()
+    })
+}
+
+/// Forks and execs a program, the first of `words`. If that fails in the child, its stderr says why and its status is 127.
+pub fn launch(words: Vec<OsString>, origin: &Origin, prepare: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
+    let text = |words: Vec<OsString>| -> io::Result<Vec<CString>> {
+        words
+            .into_iter()
+            .map(|word| CString::new(word.into_vec()).map_err(io::Error::from))
+            .collect()
+    };
+    let arguments = text(words)?;
+    let environment = text(
+        std::env::vars_os()
+            .map(|(name, value)| variable(&name, &value))
+            .collect(),
+    )?;
+    let program = arguments.first().cloned().unwrap_or_default();
+    match sys::fork()? {
+        Fork::Parent(child) => Ok(child),
+        Fork::Child => {
+            let failed = match prepare() {
+                Ok(()) => {
+                    origin.oom_score.restore();
+                    sys::restore_signals(&origin.signals);
+                    sys::exec(&program, &arguments, &environment)
+                }
+                Err(error) => error,
+            };
+            let line = format!("start {}: {failed}\n", program.to_string_lossy());
+            let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes()); // nobody else can be told
+            sys::exit_now(127)
+        }
+    }
+}
+
+fn variable(name: &OsStr, value: &OsStr) -> OsString {
+    let mut variable = name.to_owned();
+    variable.push("=");
+    variable.push(value);
+    variable
+}
+
+/// The pid that the runtime has left; 0, nothing or garbage is none.
+pub fn read_pidfile(path: &Path) -> io::Result<Option<Pid>> {
+    Ok(parse_pid(&std::fs::read(path)?))
+}
+
+fn parse_pid(content: &[u8]) -> Option<Pid> {
+    let digits = OsStr::from_bytes(content.trim_ascii()).to_str()?;
+    let number: i32 = digits.parse().ok().filter(|number| *number > 1)?;
+    Pid::from_raw(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args;
+
+    fn command_line(words: &[&str], console: Option<&Path>) -> Vec<String> {
+        let fixed = [
+            "-r",
+            "/bin/true",
+            "-l",
+            "none",
+            "-c",
+            "ID",
+            "-u",
+            "U",
+            "-b",
+            "/b",
+            "-p",
+            "/p",
+        ];
+        let words = fixed.iter().chain(words).map(OsString::from);
+        let plan = args::parse(words).unwrap().check().unwrap();
+        arguments(&plan, console)
+            .into_iter()
+            .map(|word| word.into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_create_is_asked_for_in_the_order_that_runtimes_know() {
+        let words = [
+            "-s",
+            "--no-pivot",
+            "--no-new-keyring",
+            "--runtime-arg=--root=/r",
+            "--runtime-opt",
+            "--x",
+        ];
+        let expected = "/bin/true --systemd-cgroup --root=/r create --bundle /b --pid-file /p --no-pivot --no-new-keyring \
+                        --x --console-socket /c ID";
+        assert_eq!(command_line(&words, Some(Path::new("/c"))).join(" "), expected);
+    }
+
+    #[test]
+    fn an_exec_gets_no_options_of_a_create() {
+        let words = [
+            "-e",
+            "--exec-process-spec",
+            "/s",
+            "-s",
+            "--no-pivot",
+            "--runtime-arg",
+            "--debug",
+        ];
+        let expected = "/bin/true --debug exec --pid-file /p --process /s --detach ID";
+        assert_eq!(command_line(&words, None).join(" "), expected);
+    }
+
+    #[test]
+    fn only_a_number_above_one_is_a_pid() {
+        assert_eq!(parse_pid(b"42\n"), Pid::from_raw(42));
+        for content in ["", "0", "1", "-5", "x", "12x", "99999999999"] {
+            assert_eq!(parse_pid(content.as_bytes()), None, "{content}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The only file with `unsafe`: the few calls that neither std nor rustix offers, each behind a safe function.
+//!
+//! The monitor has one thread for its whole life; that is what makes `fork` without `exec`, and changing signal masks,
+//! sound here.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::process::Pid;
+
+/// On which side of a fork the caller is.
+pub enum Fork {
+    Child,
+    Parent(Pid),
+}
+
+/// Forks. The child may do anything: there is no second thread whose locks it could have copied.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: the process has one thread, so the child is a complete copy.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        pid => Pid::from_raw(pid)
+            .map(Fork::Parent)
+            .ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// Replaces the process; returns only why that was not possible.
+pub fn exec(program: &CString, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let arguments = pointers(arguments);
+    let environment = pointers(environment);
+    // SAFETY: both arrays end in a null pointer and outlive the call, as do the strings they point to.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends the process at once: no destructors, no buffers written twice after a fork.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// The signals that were blocked before [`block_signals`].
+pub struct SignalMask(libc::sigset_t);
+
+/// Signals that mean a fault of our own, or that stop and continue: these keep their default.
+const NEVER_BLOCKED: [i32; 11] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+    libc::SIGSYS,
+    libc::SIGABRT,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGCONT,
+];
+
+fn supervised_signals() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigfillset initialises the set; the signal numbers are valid.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        for signal in NEVER_BLOCKED {
+            libc::sigdelset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks every signal that could be caught, so that none can end the monitor by its default action.
+pub fn block_signals() -> SignalMask {
+    let set = supervised_signals();
+    let mut old = MaybeUninit::zeroed();
+    // SAFETY: both pointers are valid; a zeroed sigset_t is an empty set, should the call fail.
+    unsafe {
+        libc::sigprocmask(libc::SIG_BLOCK, &set, old.as_mut_ptr());
+        SignalMask(old.assume_init())
+    }
+}
+
+/// A non-blocking descriptor from which the blocked signals are read.
+pub fn signalfd() -> io::Result<OwnedFd> {
+    let set = supervised_signals();
+    // SAFETY: the set is initialised; a descriptor that is returned belongs to nobody else.
+    unsafe {
+        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// What a signalfd delivers for one signal; the number is its first field.
+pub const SIGNALFD_RECORD_BYTES: usize = size_of::<libc::signalfd_siginfo>();
+
+/// For a child that is about to exec: the mask as our parent left it, SIGPIPE as a program expects it.
+pub fn restore_signals(mask: &SignalMask) {
+    // SAFETY: SIG_DFL is a valid disposition, the mask was filled by sigprocmask.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::sigprocmask(libc::SIG_SETMASK, &mask.0, std::ptr::null_mut());
+    }
+}
+
+/// Waits until one of `signals` is pending and takes it. They must be blocked.
+pub fn wait_for_signal(signals: &[i32]) -> Option<i32> {
+    let mut set = MaybeUninit::uninit();
+    let mut number = 0;
+    // SAFETY: sigemptyset initialises the set; the signal numbers come from libc's constants.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        (libc::sigwait(set.as_ptr(), &mut number) == 0).then_some(number)
+    }
+}
+
+/// Takes over a descriptor that was inherited by number; `None` if there is none.
+///
+/// The number must not belong to anything this process opened itself; callers pass what the environment names, before
+/// anything else is opened.
+pub fn adopt(fd: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD has no effect and shows whether the descriptor is open; by the contract above nobody else owns it.
+    unsafe { (fd > 2 && libc::fcntl(fd, libc::F_GETFD) != -1).then(|| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// Closes an inherited descriptor that nothing here owns.
+pub fn close_inherited(fd: RawFd) {
+    // SAFETY: the caller passes numbers that were open when the process began and were not adopted.
+    unsafe { libc::close(fd) };
+}
+
+/// Closes every descriptor from `first` on. Only for a process that is about to exec or to exit.
+pub fn close_from(first: RawFd) {
+    // SAFETY: closing is harmless: nothing of this process uses descriptors afterwards.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+    if closed == -1 {
+        // A kernel before 5.9: descriptors are small numbers, handed out lowest first.
+        for fd in first..4096 {
+            close_inherited(fd);
+        }
+    }
+}
+
+/// An inherited descriptor, borrowed for one call.
+pub fn borrow_inherited(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: inherited descriptors stay open until `close_inherited`, which happens when nothing borrows them any more.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// The number of a descriptor, for texts such as cgroup.event_control.
+pub fn number(fd: &OwnedFd) -> RawFd {
+    fd.as_raw_fd()
+}
+
+/// A moment on the wall clock of the local time zone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LocalTime {
+    pub year: i32,
+    /// 1–12
+    pub month: i32,
+    pub day: i32,
+    pub hour: i32,
+    pub minute: i32,
+    pub second: i32,
+    pub offset_seconds: i64,
+}
+
+/// Converts seconds since the epoch by the zone of `TZ` or /etc/localtime.
+pub fn local_time(seconds: i64) -> LocalTime {
+    let mut tm = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are valid; a zeroed tm is a valid value, should the conversion fail.
+    let tm = unsafe {
+        libc::localtime_r(&seconds, tm.as_mut_ptr());
+        tm.assume_init()
+    };
+    LocalTime {
+        year: tm.tm_year + 1900,
+        month: tm.tm_mon + 1,
+        day: tm.tm_mday,
+        hour: tm.tm_hour,
+        minute: tm.tm_min,
+        second: tm.tm_sec,
+        offset_seconds: tm.tm_gmtoff,
+    }
+}
+
+/// Where `byte` first occurs: libc's search, which does not look at one byte at a time.
+pub fn find_byte(haystack: &[u8], byte: u8) -> Option<usize> {
+    // SAFETY: memchr reads within the slice and returns a pointer into it, or null.
+    unsafe {
+        let start = haystack.as_ptr();
+        let found = libc::memchr(start.cast(), i32::from(byte), haystack.len()).cast::<u8>();
+        (!found.is_null()).then(|| found.offset_from(start).unsigned_abs())
+    }
+}

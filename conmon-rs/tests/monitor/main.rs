@@ -1,0 +1,16 @@
+//! The built monitor, run against a scripted runtime on this kernel. Each file is one promise of docs/monitor-contract.md.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod arguments;
+mod exec;
+mod exit_status;
+mod harness;
+mod log_format;
+mod oom;
+mod real_runtime;
+mod reopen;
+mod runtime_failures;
+mod sync_pipe;
+mod terminal;
+mod timeout;

@@ -1,0 +1,80 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Stage, eventually};
+
+/// A memory cgroup of our own, with 16 MiB; gone at the end.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Option<Cgroup> {
+        let name = format!("conmon-rs-test-{}", std::process::id());
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let (root, limit) = if v1.join("cgroup.event_control").exists() {
+            (v1, "memory.limit_in_bytes")
+        } else {
+            (Path::new("/sys/fs/cgroup"), "memory.max")
+        };
+        let directory = root.join(name);
+        fs::create_dir(&directory).ok()?;
+        let cgroup = Cgroup(directory);
+        fs::write(cgroup.0.join(limit), (16 << 20).to_string()).ok()?;
+        let _ = fs::write(cgroup.0.join("memory.swap.max"), "0");
+        Some(cgroup)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        eventually("the cgroup is empty", || match fs::remove_dir(&self.0) {
+            Ok(()) => Some(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(()),
+            Err(_) => None,
+        });
+    }
+}
+
+#[test]
+fn a_container_killed_for_lack_of_memory_leaves_word_in_both_places() {
+    let Some(cgroup) = Cgroup::new() else {
+        eprintln!("SKIPPED a_container_killed_for_lack_of_memory: no memory cgroup can be made here");
+        return;
+    };
+    let stage = Stage::new();
+    let runtime = format!("echo $$ > {}/cgroup.procs; start", cgroup.0.display());
+    let container = "while [ ! -e $stage/go ]; do sleep 0.01; done; exec tail /dev/zero";
+    let mut monitor = stage.create_with_runtime(&runtime, container).start();
+    monitor.created();
+    assert!(!stage.path("bundle/oom").exists());
+    stage.go();
+    assert_eq!(monitor.wait(), 137);
+    assert_eq!(
+        (stage.read("bundle/oom"), stage.read("persist/oom")),
+        (String::new(), String::new())
+    );
+}
+
+#[test]
+fn an_ordinary_exit_and_the_removal_of_the_cgroup_are_no_lack_of_memory() {
+    let Some(cgroup) = Cgroup::new() else {
+        eprintln!("SKIPPED an_ordinary_exit_is_no_lack_of_memory: no memory cgroup can be made here");
+        return;
+    };
+    let stage = Stage::new();
+    // The container leaves the cgroup, which is then removed under the monitor's eyes.
+    let root = cgroup.0.parent().unwrap().display();
+    let runtime = format!(
+        "echo $$ > {}/cgroup.procs; start; echo $$ > {root}/cgroup.procs",
+        cgroup.0.display()
+    );
+    let container = format!(
+        "while [ ! -e $stage/go ]; do sleep 0.01; done; echo $$ > {root}/cgroup.procs
+        rmdir {} && echo removed; exit 0",
+        cgroup.0.display()
+    );
+    let mut monitor = stage.create_with_runtime(&runtime, &container).start();
+    monitor.created();
+    stage.go();
+    assert_eq!(monitor.wait(), 0);
+    assert!(!stage.path("bundle/oom").exists() && !stage.path("persist/oom").exists());
+}
