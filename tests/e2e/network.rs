@@ -1,1 +1,224 @@
-//! network
+//! The pod network: addresses, reachability, host ports, and plugins that misbehave.
+
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use cri::v1::{PortMapping, Protocol};
+use e2e::node::{BRIDGE, GATEWAY};
+use e2e::{Node, RunningPod, refused, run_on};
+use tonic::Code;
+
+run_on!(runc, crun: a_pod_has_an_address_and_is_reached_there);
+run_on!(runc:
+    pods_reach_each_other,
+    a_pod_in_the_host_network_has_no_address_of_its_own,
+    a_host_port_answers_on_loopback_and_on_the_nodes_address,
+    a_pod_whose_network_namespace_is_gone_can_still_be_removed,
+    an_address_is_free_again_when_its_pod_is_gone,
+    a_plugin_that_hangs_fails_the_pod_and_leaves_nothing,
+    a_plugin_that_prints_garbage_fails_the_pod_and_leaves_nothing,
+    a_plugin_that_fails_half_way_fails_the_pod_and_leaves_nothing,
+    a_network_that_appears_later_needs_no_restart,
+);
+
+const SERVER: &str = "while :; do echo hello | nc -l -p 8080; done";
+
+/// What somebody says who connects from inside the node; tried until there is an answer.
+async fn heard(node: &Node, address: &str) -> anyhow::Result<String> {
+    let address: SocketAddr = address.parse()?;
+    let started = Instant::now();
+    loop {
+        let mut text = String::new();
+        let outcome = node.namespaces.connect(address).and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            Ok(stream.read_to_string(&mut text)?)
+        });
+        match outcome {
+            Ok(_) if !text.is_empty() => return Ok(text),
+            Err(error) if started.elapsed() > Duration::from_secs(10) => return Err(error),
+            _ => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+        anyhow::ensure!(started.elapsed() < Duration::from_secs(15), "{address} says nothing");
+    }
+}
+
+async fn address(pod: &RunningPod) -> anyhow::Result<String> {
+    Ok(pod.client.pod_status(&pod.id).await?.network.unwrap_or_default().ip)
+}
+
+async fn a_pod_has_an_address_and_is_reached_there(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_pod("server").await?;
+    let ip = address(&pod).await?;
+    assert!(ip.starts_with("10.88.0."), "{ip}");
+    let id = pod.sh("c", SERVER).await?;
+    assert_eq!(heard(node, &format!("{ip}:8080")).await?, "hello\n");
+    let seen = node.client.output(&id, &["ip", "-o", "-4", "addr"]).await?;
+    assert!(
+        seen.contains(&format!("inet {ip}/24")) && seen.contains("inet 127.0.0.1/8"),
+        "{seen}"
+    );
+    node.client.stop_pod(&pod.id).await?;
+    assert_eq!(
+        node.namespaces
+            .interfaces()
+            .iter()
+            .filter(|name| name.starts_with("veth"))
+            .count(),
+        0
+    );
+    Ok(())
+}
+
+async fn pods_reach_each_other(node: &mut Node) -> anyhow::Result<()> {
+    let (server, client) = (node.running_pod("server").await?, node.running_pod("client").await?);
+    server.sh("c", SERVER).await?;
+    let ip = address(&server).await?;
+    heard(node, &format!("{ip}:8080")).await?;
+    let id = client.sh("c", "sleep 1000").await?;
+    let script = format!("for i in 1 2 3 4 5; do nc -w 2 {ip} 8080 && break; sleep 0.1; done");
+    assert_eq!(node.client.output(&id, &["sh", "-c", &script]).await?, "hello\n");
+    Ok(())
+}
+
+async fn a_pod_in_the_host_network_has_no_address_of_its_own(node: &mut Node) -> anyhow::Result<()> {
+    node.running_pod("other").await?; // so that there is a bridge
+    let pod = node.running_host_pod("host").await?;
+    assert_eq!(address(&pod).await?, "");
+    let id = pod.sh("c", "sleep 1000").await?;
+    let seen = node.client.output(&id, &["ip", "-o", "link"]).await?;
+    assert!(seen.contains(BRIDGE), "{seen}");
+    Ok(())
+}
+
+async fn a_host_port_answers_on_loopback_and_on_the_nodes_address(node: &mut Node) -> anyhow::Result<()> {
+    let mut config = node.pod("published");
+    config.port_mappings = vec![PortMapping {
+        protocol: Protocol::Tcp.into(),
+        container_port: 8080,
+        host_port: 9090,
+        host_ip: String::new(),
+    }];
+    let pod = node.running("", config).await?;
+    pod.sh("c", SERVER).await?;
+    for host in ["127.0.0.1", GATEWAY] {
+        assert_eq!(heard(node, &format!("{host}:9090")).await?, "hello\n", "{host}");
+    }
+    pod.remove().await?;
+    assert!(node.namespaces.connect("127.0.0.1:9090".parse()?).is_err());
+    let rules = node.namespaces.run("iptables-save", &["-t", "nat"])?;
+    assert!(
+        !rules.contains("--dport 9090") && !rules.contains("--dports 9090"),
+        "{rules}"
+    );
+    Ok(())
+}
+
+async fn a_pod_whose_network_namespace_is_gone_can_still_be_removed(node: &mut Node) -> anyhow::Result<()> {
+    let before = node.snapshot();
+    let pod = node.running_pod("robbed").await?;
+    let pins = node
+        .namespaces
+        .mounts()
+        .into_iter()
+        .filter(|mount| mount.contains("/netns/"))
+        .collect::<Vec<_>>();
+    assert_eq!(pins.len(), 1, "{pins:?}");
+    node.namespaces.run("umount", &["-l", &pins[0]])?;
+    std::fs::remove_file(node.namespaces.inside(&pins[0]))?;
+    // The first attempt may tell of it; the next one must get through.
+    if pod.client.stop_pod(&pod.id).await.is_err() {
+        pod.client.stop_pod(&pod.id).await?;
+    }
+    pod.client.remove_pod(&pod.id).await?;
+    node.client.remove_image(&pod.image).await?;
+    node.nothing_more_than(&before).await
+}
+
+async fn an_address_is_free_again_when_its_pod_is_gone(node: &mut Node) -> anyhow::Result<()> {
+    let leases = |node: &Node| {
+        let directory = node.path("ipam/e2e");
+        let names = std::fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("10.")).count()
+    };
+    let pod = node.running_pod("lease").await?;
+    assert_eq!(leases(node), 1);
+    node.client.stop_pod(&pod.id).await?;
+    assert_eq!(leases(node), 0, "stopping frees it already");
+    node.client.stop_pod(&pod.id).await?;
+    Ok(())
+}
+
+/// Makes the bridge plugin do something else while a file is there, sees the pod fail and nothing left, then the same
+/// pod succeed without it.
+async fn a_pod_fails_cleanly(node: &mut Node, misbehaviour: &str, word: &str) -> anyhow::Result<()> {
+    let config = node.pod("unlucky");
+    // The first pod of a node makes the bridge and its rules; they stay.
+    let first = node.client.run_pod(&node.pod("first")).await?;
+    node.client.stop_pod(&first).await?;
+    node.client.remove_pod(&first).await?;
+    let before = node.snapshot();
+    node.wrap_plugin(
+        "bridge",
+        &format!("if [ $CNI_COMMAND = ADD ] && [ -e $DIR/misbehave ]; then\n{misbehaviour}\nfi"),
+    )?;
+    std::fs::write(node.path("misbehave"), "")?;
+    let started = Instant::now();
+    let error = node.client.run_pod(&config).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert!(
+        error.message().contains(word),
+        "{word:?} is not in {:?}",
+        error.message()
+    );
+    assert!(node.client.pods(None).await?.is_empty());
+    node.nothing_more_than(&before).await?;
+    std::fs::remove_file(node.path("misbehave"))?;
+    node.client.run_pod(&config).await?;
+    Ok(())
+}
+
+async fn a_plugin_that_hangs_fails_the_pod_and_leaves_nothing(node: &mut Node) -> anyhow::Result<()> {
+    a_pod_fails_cleanly(node, "sleep 5555", "bridge").await
+}
+
+async fn a_plugin_that_prints_garbage_fails_the_pod_and_leaves_nothing(node: &mut Node) -> anyhow::Result<()> {
+    a_pod_fails_cleanly(node, "head -c 100000 /dev/urandom; exit 0", "bridge").await
+}
+
+async fn a_plugin_that_fails_half_way_fails_the_pod_and_leaves_nothing(node: &mut Node) -> anyhow::Result<()> {
+    let body = "$REAL >/dev/null\necho '{\"cniVersion\": \"1.0.0\", \"code\": 11, \"msg\": \"out of luck\"}'\nexit 1";
+    a_pod_fails_cleanly(node, body, "out of luck").await
+}
+
+async fn a_network_that_appears_later_needs_no_restart(node: &mut Node) -> anyhow::Result<()> {
+    let (file, aside) = (node.path("cni/10-e2e.conflist"), node.path("aside"));
+    std::fs::rename(&file, &aside)?;
+    let until = async |node: &Node, wanted: bool| -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            let condition = node.client.condition("NetworkReady").await?;
+            if condition.status == wanted {
+                assert!(wanted || !condition.message.is_empty(), "it says why");
+                return Ok(());
+            }
+            anyhow::ensure!(started.elapsed() < Duration::from_secs(10), "{condition:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until(node, false).await?;
+    assert_eq!(
+        refused(node.client.run_pod(&node.pod("early")).await),
+        Code::Unavailable
+    );
+    let host = node.client.run_pod(&node.host_network_pod("host")).await?;
+    node.client.remove_pod(&host).await?;
+    std::fs::rename(&aside, &file)?;
+    until(node, true).await?;
+    node.client.run_pod(&node.pod("late")).await?;
+    Ok(())
+}

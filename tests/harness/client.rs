@@ -33,7 +33,35 @@ pub fn container(name: &str, image: &str, command: &[&str]) -> ContainerConfig {
         }),
         command: command.iter().map(|&word| word.to_owned()).collect(),
         log_path: format!("{name}.log"),
-        linux: Some(LinuxContainerConfig::default()),
+        linux: Some(LinuxContainerConfig {
+            security_context: Some(security()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// What the kubelet asks for when a pod says nothing: a process namespace of the container's own. (In CRI, saying
+/// nothing means that the pod's containers share one.)
+pub fn security() -> LinuxContainerSecurityContext {
+    LinuxContainerSecurityContext {
+        namespace_options: Some(namespaces(NamespaceMode::Pod)),
+        ..Default::default()
+    }
+}
+
+/// The same for a pod, in a network of its own or in the node's.
+pub fn pod_security(network: NamespaceMode) -> LinuxSandboxSecurityContext {
+    LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces(network)),
+        ..Default::default()
+    }
+}
+
+fn namespaces(network: NamespaceMode) -> NamespaceOption {
+    NamespaceOption {
+        network: network.into(),
+        pid: NamespaceMode::Container.into(),
         ..Default::default()
     }
 }
@@ -346,4 +374,57 @@ pub fn labels(pairs: &[(&str, &str)]) -> HashMap<String, String> {
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
+}
+
+/// A pod that runs, with the client that made it.
+pub struct RunningPod {
+    pub id: String,
+    pub config: PodSandboxConfig,
+    /// What its containers run.
+    pub image: String,
+    pub client: Client,
+}
+
+impl RunningPod {
+    /// Creates and starts a container.
+    pub async fn run(&self, config: &ContainerConfig) -> anyhow::Result<String> {
+        Ok(self.client.run(&self.id, config, &self.config).await?)
+    }
+
+    pub async fn create(&self, config: &ContainerConfig) -> anyhow::Result<String> {
+        Ok(self.client.create(&self.id, config, &self.config).await?)
+    }
+
+    /// Creates and starts a container that runs a shell script.
+    pub async fn sh(&self, name: &str, script: &str) -> anyhow::Result<String> {
+        self.run(&sh(name, &self.image, script)).await
+    }
+
+    /// Runs a container to its end.
+    pub async fn ran(&self, config: &ContainerConfig) -> anyhow::Result<ContainerStatus> {
+        let id = self.run(config).await?;
+        self.client.exited(&id, Duration::from_secs(30)).await
+    }
+
+    /// Runs a shell script to its end.
+    pub async fn ran_sh(&self, name: &str, script: &str) -> anyhow::Result<ContainerStatus> {
+        self.ran(&sh(name, &self.image, script)).await
+    }
+
+    /// Stops and removes it.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        self.client.stop_pod(&self.id).await?;
+        Ok(self.client.remove_pod(&self.id).await?)
+    }
+}
+
+/// The code of a refusal; a success is a failure of the test.
+pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>) -> tonic::Code {
+    match result {
+        Ok(value) => panic!("this should have been refused, and gave {value:?}"),
+        Err(status) => {
+            assert!(!status.message().is_empty(), "a refusal without a word");
+            status.code()
+        }
+    }
 }

@@ -3,8 +3,6 @@
 //! A test is an async function that takes a [`Node`]; [`run_on!`] names the runtimes it runs with. The node is made
 //! before it and removed after it: pods, containers and images that the test left behind are removed over CRI, and then
 //! there must be no mount, cgroup, process, file or descriptor more than before.
-// A harness fails by saying so at once.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod client;
 pub mod image;
@@ -18,7 +16,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 
-pub use client::{Client, container, sh};
+pub use client::{Client, RunningPod, container, refused, sh};
 pub use image::TestImage;
 pub use node::{Node, Runtime, Setup};
 
@@ -29,18 +27,15 @@ const TEST_LIMIT: Duration = Duration::from_secs(180);
 #[macro_export]
 macro_rules! run_on {
     (runc, crun: $($test:ident),+ $(,)?) => {
-        $crate::run_on!(runc: $($test),+);
-        $crate::run_on!(crun: $($test),+);
+        $(mod $test {
+            #[test] fn with_runc() { $crate::with_node($crate::Runtime::Runc, super::$test); }
+            #[test] fn with_crun() { $crate::with_node($crate::Runtime::Crun, super::$test); }
+        })+
     };
     (runc: $($test:ident),+ $(,)?) => {
-        mod with_runc {
-            $(#[test] fn $test() { $crate::with_node($crate::Runtime::Runc, super::$test); })+
-        }
-    };
-    (crun: $($test:ident),+ $(,)?) => {
-        mod with_crun {
-            $(#[test] fn $test() { $crate::with_node($crate::Runtime::Crun, super::$test); })+
-        }
+        $(mod $test {
+            #[test] fn with_runc() { $crate::with_node($crate::Runtime::Runc, super::$test); }
+        })+
     };
 }
 

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use cri::v1::{LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata};
+use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::client::Client;
-use crate::image::TestImage;
+use crate::client::{Client, RunningPod, pod_security};
+use crate::image::{Blob, TestImage};
 use crate::leaks::{self, Kind, Snapshot};
 use crate::namespaces::{Namespaces, child_of, pid_of};
 use crate::registry::{Access, Registry};
@@ -73,6 +73,8 @@ pub struct Node {
     daemon: Option<Daemon>,
     registry: Option<Registry>,
     pods_made: AtomicU32,
+    /// Ids whose leftovers are not the daemon's fault.
+    given_up: Vec<String>,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -104,6 +106,7 @@ impl Node {
             daemon: Some(daemon),
             registry: None,
             pods_made: AtomicU32::new(0),
+            given_up: Vec::new(),
             _temporary: temporary,
         })
     }
@@ -215,19 +218,36 @@ impl Node {
 
     /// The same in the node's own network, which makes it quicker to start.
     pub fn host_network_pod(&self, name: &str) -> PodSandboxConfig {
-        use cri::v1::{LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption};
         let mut pod = self.pod(name);
         pod.hostname = String::new();
         if let Some(linux) = &mut pod.linux {
-            linux.security_context = Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(NamespaceOption {
-                    network: NamespaceMode::Node.into(),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            });
+            linux.security_context = Some(pod_security(NamespaceMode::Node));
         }
         pod
+    }
+
+    /// A pod of busybox containers, in a network of its own.
+    pub async fn running_pod(&mut self, name: &str) -> anyhow::Result<RunningPod> {
+        let config = self.pod(name);
+        self.running("", config).await
+    }
+
+    /// The same in the node's network.
+    pub async fn running_host_pod(&mut self, name: &str) -> anyhow::Result<RunningPod> {
+        let config = self.host_network_pod(name);
+        self.running("", config).await
+    }
+
+    /// The same as configured, with a runtime handler.
+    pub async fn running(&mut self, handler: &str, config: PodSandboxConfig) -> anyhow::Result<RunningPod> {
+        let image = self.busybox().await?;
+        let id = self.client.run_pod_with(handler, &config).await?;
+        Ok(RunningPod {
+            id,
+            config,
+            image,
+            client: self.client.clone(),
+        })
     }
 
     /// What a container of a pod has logged.
@@ -277,6 +297,32 @@ impl Node {
         self.registry()?;
         let registry = self.registry.as_ref().context("no registry")?;
         registry.push(&self.namespaces, name, image)
+    }
+
+    /// Pushes a manifest alone, such as an index over images that are there.
+    pub fn pushed_manifest(
+        &mut self,
+        repository: &str,
+        tag: &str,
+        media_type: &str,
+        manifest: &Blob,
+    ) -> anyhow::Result<()> {
+        self.registry()?;
+        let registry = self.registry.as_ref().context("no registry")?;
+        registry.push_manifest(&self.namespaces, repository, tag, media_type, manifest)
+    }
+
+    /// Runs `crio-manager` with the node's configuration to its end and gives its output.
+    pub fn manager(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = daemon_command(&self.namespaces, &self.root).args(arguments).output()?;
+        if !output.status.success() {
+            bail!(
+                "crio-manager {arguments:?}: {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// The node's registry, started when it is first asked for.
@@ -397,7 +443,8 @@ impl Node {
     pub async fn nothing_more_than(&self, before: &Snapshot) -> anyhow::Result<()> {
         let started = Instant::now();
         loop {
-            let more = self.snapshot().more_than(before);
+            let mut more = self.snapshot().more_than(before);
+            more.retain(|line| !self.given_up.iter().any(|id| line.contains(id.as_str())));
             if more.is_empty() {
                 return Ok(());
             }
@@ -406,6 +453,18 @@ impl Node {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Kills what runs for a container that the daemon can't know of any more because the test spoiled its record, and
+    /// does not count what is left of it.
+    pub fn give_up(&mut self, id: &str) -> anyhow::Result<()> {
+        for process in self.namespaces.processes() {
+            if process.cgroup.contains(id) || process.command_line.contains(id) {
+                self.namespaces.run("kill", &["-9", &process.pid.to_string()])?;
+            }
+        }
+        self.given_up.push(id.to_owned());
+        Ok(())
     }
 
     /// The processes inside whose command line contains a text.
@@ -478,7 +537,7 @@ fn write_configuration(root: &Path, runtime: Runtime) -> anyhow::Result<()> {
          [crio.runtime]\ndefault_runtime = \"{name}\"\ncontainer_exits_dir = \"{}\"\ncontainer_attach_socket_dir = \"{}\"\n\
          namespaces_dir = \"{}\"\nlog_level = \"debug\"\n\
          [crio.runtime.runtimes.{name}]\nruntime_path = \"{}\"\nruntime_root = \"{}\"\n\
-         [crio.image]\ninsecure_registries = [\"127.0.0.1:{REGISTRY_PORT}\", \"127.0.0.1:5001\"]\npull_progress_timeout = \"3s\"\n\
+         [crio.image]\ninsecure_registries = [\"127.0.0.1:{REGISTRY_PORT}\", \"127.0.0.1:5001\", \"127.0.0.1:5003\"]\npull_progress_timeout = \"3s\"\n\
          [crio.network]\nnetwork_dir = \"{}\"\nplugin_dirs = [\"{}\", \"/opt/cni/bin\", \"/usr/lib/cni\"]\n\
          [crio_manager]\nstate_dir = \"{}\"\ncni_timeout = \"5s\"\nregistry_certs_dir = \"{}\"\n",
         at("root"),
