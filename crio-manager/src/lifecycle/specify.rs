@@ -374,10 +374,12 @@ impl Lifecycle {
             hostname: plan.hostname.clone(),
             sysctls: Default::default(),
             mounts: MountRequest {
-                own_files: vec![OwnFile {
+                mounts: vec![Mount {
                     container_path: pause,
                     host_path: defaults.pause_path.clone(),
-                    access: Access::ReadOnly,
+                    access: MountAccess::ReadOnly,
+                    propagation: spec::mounts::Propagation::Private,
+                    id_mappings: None,
                 }],
                 ..MountRequest::default()
             },
