@@ -110,7 +110,7 @@ impl AsFd for ConsoleSocket {
 }
 
 fn receive_descriptor(connection: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
-    let mut name = [0; 4096];
+    let mut name = vec![0; 4096];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     recvmsg(

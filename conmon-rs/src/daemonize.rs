@@ -98,7 +98,7 @@ pub fn wait_for_start(pipe: &OwnedFd, signals: &SignalFd) -> io::Result<Start> {
         }
         let [pipe_state, _] = &waiting;
         if !pipe_state.revents().is_empty() {
-            match read(pipe, &mut [0; 8192]) {
+            match read(pipe, &mut vec![0; 8192]) {
                 Ok(_) => return Ok(Start::Now),
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(error) => return Err(error.into()),

@@ -28,6 +28,7 @@ use crate::poller::{Event, Interest, Poller};
 use crate::runtime::{self, Origin, read_pidfile};
 use crate::stdio::{After, EarlyOutput, Output, Stdio};
 use crate::sync_pipe::SyncPipe;
+use crate::sys;
 use crate::timeout::{Mark, kill_everything};
 
 /// After the container has ended: how long its descendants may be silent, and how long they may go on writing, before
@@ -88,6 +89,7 @@ pub fn run(
                 sync.pid(pid);
             }
             monitor.supervise_from(pid);
+            sys::release_unused_stack();
             let outcome = monitor.supervise();
             monitor.finish(outcome, sync, inherited)
         }

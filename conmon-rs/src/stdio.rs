@@ -16,9 +16,15 @@ use crate::log::cri::RECORD_CONTENT_BYTES;
 /// Reads of one stream before the others have their turn.
 const READS_PER_TURN: usize = 16;
 
-/// What a read may bring: enough for a prompt, and all that a pipe holds once a read was filled.
-const SMALL_READ_BYTES: usize = 8 * 1024;
-const LARGE_READ_BYTES: usize = 64 * 1024;
+/// What a read may bring: all that a pipe holds.
+const READ_BYTES: usize = 64 * 1024;
+
+/// A held line and a read. Larger than needed: from 128 KiB on a buffer is a mapping of its own, of which only the pages
+/// that are used cost memory, and which is given back whole.
+const BUFFER_BYTES: usize = 132 * 1024;
+
+/// Buffers that never held more are not worth giving back.
+const SMALL_OUTPUT_BYTES: usize = 8 * 1024;
 
 /// What the runtime, and through it the container, gets as descriptors 0 to 2.
 pub struct ContainerEnds {
@@ -214,39 +220,27 @@ pub struct Lines {
     /// The held part.
     start: usize,
     end: usize,
-    read_bytes: usize,
+    /// The most that was ever used.
+    used: usize,
 }
 
 impl Lines {
     /// Where the next read goes.
     pub fn room(&mut self) -> &mut [u8] {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; BUFFER_BYTES];
+        }
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        self.read_bytes = self.read_bytes.max(SMALL_READ_BYTES);
-        if self.buffer.len() < self.end + self.read_bytes {
-            let longest = RECORD_CONTENT_BYTES + self.read_bytes;
-            self.buffer.resize(
-                if self.read_bytes == LARGE_READ_BYTES {
-                    longest
-                } else {
-                    self.end + self.read_bytes
-                },
-                0,
-            );
-        }
-        self.buffer
-            .get_mut(self.end..self.end + self.read_bytes)
-            .unwrap_or_default()
+        self.buffer.get_mut(self.end..self.end + READ_BYTES).unwrap_or_default()
     }
 
     /// Says how much was read into `room`; returns what can be logged.
     pub fn filled(&mut self, length: usize) -> &[u8] {
-        if length == self.read_bytes {
-            self.read_bytes = LARGE_READ_BYTES;
-        }
         let new = self.end;
         self.end += length;
+        self.used = self.used.max(self.end);
         let last = self
             .buffer
             .get(new..self.end)
@@ -272,7 +266,7 @@ impl Lines {
     }
 
     fn is_swollen(&self) -> bool {
-        self.buffer.len() > SMALL_READ_BYTES
+        self.used > SMALL_OUTPUT_BYTES
     }
 
     /// Gives back what heavy output has taken, unless something is held.

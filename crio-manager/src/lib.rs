@@ -8,6 +8,9 @@
 pub mod cli;
 pub mod config;
 pub mod drivers;
+pub mod lifecycle;
 pub mod logging;
+pub mod model;
 pub mod node;
+pub mod service;
 pub mod spec;

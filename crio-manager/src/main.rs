@@ -27,7 +27,13 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
             print(&config::effective(&config))
         }
         Invocation::PrintDefaultConfig => print(&config::commented_defaults()),
-        Invocation::LoadImage { .. } => anyhow::bail!("loading images is not there yet in this build"),
+        Invocation::LoadImage { sources, file } => {
+            let loaded = node::load_image(&load_and_log(&sources)?, &file)?;
+            loaded.iter().try_for_each(|image| match image.tags.is_empty() {
+                true => print(&format!("{}\n", image.id)),
+                false => print(&format!("{} {}\n", image.id, image.tags.join(" "))),
+            })
+        }
         Invocation::Version(VersionFormat::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION"))),
         Invocation::Version(VersionFormat::Json) => {
             let version = serde_json::json!({ "name": "crio-manager", "version": env!("CARGO_PKG_VERSION") });

@@ -1,8 +1,367 @@
-//! Builds the drivers from the configuration and hands them to the rooms.
+//! Builds the drivers from the configuration, hands them to the rooms, and serves until SIGTERM.
 
-use crate::config::Config;
+use crate::config::{Config, EnvVariable, Limit, RuntimeHandler, Ulimit};
+use crate::drivers::bundle::BundleDirs;
+use crate::drivers::cgroup::Mode;
+use crate::drivers::cgroup::cgroupfs::Cgroupfs;
+use crate::drivers::clock::HostClock;
+use crate::drivers::host::Host;
+use crate::drivers::image::{ImageStore, ImageStoreConfig, LoadedImage};
+use crate::drivers::monitor::ConmonRs;
+use crate::drivers::namespaces::Namespaces;
+use crate::drivers::network::seam::Cni;
+use crate::drivers::network::{Network, NetworkConfig};
+use crate::drivers::process::HostProcesses;
+use crate::drivers::runtime::CommandLine;
+use crate::drivers::seams::Drivers;
+use crate::drivers::store::{RecordFiles, make_private_dir};
+use crate::lifecycle::{Lifecycle, SpecDefaults};
+use crate::model::record::Handler;
+use crate::service::image::Images;
+use crate::service::listener::{self, CallSpans};
+use crate::service::runtime::Runtime;
+use crate::spec::process::{EnvVar, Rlimit};
+use crate::spec::resources::CgroupVersion;
+use crate::spec::seccomp::{Arch, KernelVersion};
+use crate::spec::security::capabilities_of_mask;
+use crate::spec::{Node, Support};
+use anyhow::Context as _;
+use cri::v1::image_service_server::ImageServiceServer;
+use cri::v1::runtime_service_server::RuntimeServiceServer;
+use nix::sys::resource::{Resource, getrlimit};
+use oci_spec::runtime::{Capability, PosixRlimitType};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tracing::info;
 
-/// Serves until SIGTERM.
-pub fn serve(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("serving is not there yet in this build")
+/// Below the configured roots, which other programs with the same settings share: what is in here is ours alone.
+const OURS: &str = "crio-manager";
+
+/// How often runtimes and the state directory are looked at.
+const PROBE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long verbs under way may take to end after SIGTERM.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Worker threads: what blocks is on threads of its own, and what is left is little.
+const WORKER_THREADS: usize = 2;
+
+/// Serves until SIGTERM or SIGINT. Containers go on running.
+///
+/// Errors: another daemon has the same root or socket; a directory cannot be made; the records cannot be listed.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()
+        .context("start the async runtime")?
+        .block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let _images_lock = lock(&config.crio.root.join(OURS))?;
+    let _state_lock = lock(&config.manager.state_dir)?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+
+    let (drivers, images) = drivers(&config).await?;
+    let lifecycle = Lifecycle::new(drivers, spec_defaults(&config)?);
+    lifecycle.restore().await.context("restore")?;
+
+    let socket = listener::listen(&config.api.listen).await?;
+    let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
+    let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone()))
+        .max_decoding_message_size(receive)
+        .max_encoding_message_size(send);
+    let image = ImageServiceServer::new(Images::new(lifecycle.clone()))
+        .max_decoding_message_size(receive)
+        .max_encoding_message_size(send);
+    info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    tonic::transport::Server::builder()
+        .layer(CallSpans)
+        .add_service(runtime)
+        .add_service(image)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(socket), async {
+            tokio::select! {
+                _ = terminate.recv() => info!("SIGTERM"),
+                _ = interrupt.recv() => info!("SIGINT"),
+            }
+        })
+        .await
+        .context("serve")?;
+    lifecycle.drain(DRAIN_LIMIT).await;
+    images.shutdown().await;
+    // Already gone if somebody cleaned up.
+    let _ = std::fs::remove_file(&config.api.listen);
+    info!("stopped; containers go on");
+    Ok(())
+}
+
+/// Brings the images of an archive or layout into the image store. The store has one owner: fails while the daemon runs.
+pub fn load_image(config: &Config, file: &Path) -> anyhow::Result<Vec<LoadedImage>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("start the async runtime")?.block_on(async {
+        let _lock = lock(&config.crio.root.join(OURS))?;
+        let store = ImageStore::open(image_store_config(config))
+            .await
+            .context("open the image store")?;
+        let loaded = store
+            .load(file)
+            .await
+            .with_context(|| format!("load {}", file.display()));
+        store.shutdown().await;
+        loaded
+    })
+}
+
+/// The image store's part of the configuration.
+pub fn image_store_config(config: &Config) -> ImageStoreConfig {
+    ImageStoreConfig {
+        insecure_registries: config.image.insecure_registries.clone(),
+        search_registries: config.manager.unqualified_search_registries.clone(),
+        certs_dir: Some(config.manager.registry_certs_dir.clone()),
+        progress_timeout: config.image.pull_progress_timeout,
+        pinned_images: config.image.pinned_images.clone(),
+        ..ImageStoreConfig::new(config.crio.root.join(OURS))
+    }
+}
+
+/// Keeps a second daemon off the same root. The file names the holder.
+fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+    make_private_dir(root).with_context(|| format!("root {}", root.display()))?;
+    let path = root.join("crio-manager.lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path);
+    let file = file.with_context(|| path.display().to_string())?;
+    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            lock.set_len(0)?;
+            write!(lock, "{}", std::process::id())?;
+            Ok(lock)
+        }
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut holder = String::new();
+            file.rewind()?;
+            file.take(32).read_to_string(&mut holder)?;
+            anyhow::bail!("root {} belongs to the daemon with pid {holder}", root.display())
+        }
+        Err((_, error)) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
+    let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
+    make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
+    let records = RecordFiles::open(state.join("records")).context("records")?;
+    let handlers = config
+        .runtimes
+        .iter()
+        .map(|(name, handler)| (name.clone(), handler_of(name, handler)));
+    let runtime = Arc::new(CommandLine::new(
+        handlers.collect(),
+        config.runtime.default_runtime.clone(),
+    ));
+    // The first answers are there before the first Status.
+    runtime.probe().await;
+    let monitor = ConmonRs {
+        exits_dir: config.runtime.container_exits_dir.clone(),
+        socket_dir: config.runtime.container_attach_socket_dir.clone(),
+        exec_dir: run.join("exec"),
+        log_size_max: limit(config.runtime.log_size_max),
+    };
+    let images = ImageStore::open(image_store_config(config))
+        .await
+        .context("image store")?;
+    let network = Network::open(NetworkConfig {
+        conf_dir: config.network.network_dir.clone(),
+        plugin_dirs: config.network.plugin_dirs.clone(),
+        default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
+        cache_dir: state.join("networks"),
+    })
+    .await
+    .context("network")?;
+    tokio::spawn(runtime.clone().keep_probing(PROBE_EVERY));
+    tokio::spawn(records.clone().keep_probing(PROBE_EVERY));
+    let drivers = Drivers {
+        runtime,
+        monitor: Arc::new(monitor.open().context("directories of the monitor")?),
+        process: Arc::new(HostProcesses),
+        cgroup: Arc::new(Cgroupfs::detect().context("cgroups")?),
+        namespaces: Arc::new(Namespaces::new(&config.runtime.namespaces_dir)),
+        network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
+        image: Arc::new(images.clone()),
+        bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
+        host: Arc::new(Host),
+        store: Arc::new(records),
+        clock: Arc::new(HostClock::new().context("boot id")?),
+    };
+    Ok((drivers, images))
+}
+
+fn handler_of(name: &str, handler: &RuntimeHandler) -> Handler {
+    Handler {
+        name: name.to_owned(),
+        path: handler.runtime_path.clone(),
+        root: handler.runtime_root.clone(),
+        create_timeout: handler.container_create_timeout,
+        systemd_cgroup: false,
+        monitor_path: handler.monitor_path.clone(),
+        no_sync_log: handler.no_sync_log,
+        min_memory_bytes: handler.container_min_memory,
+        allowed_annotations: handler.allowed_annotations.iter().cloned().collect(),
+        privileged_without_host_devices: handler.privileged_without_host_devices,
+    }
+}
+
+fn limit(limit: Limit) -> Option<u64> {
+    match limit {
+        Limit::Unlimited => None,
+        Limit::At(value) => Some(value),
+    }
+}
+
+fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
+    let env = |variable: &EnvVariable| EnvVar {
+        name: variable.name.clone(),
+        value: variable.value.clone(),
+    };
+    let seccomp_profile = match &config.runtime.seccomp_profile {
+        Some(path) => Some(std::fs::read(path).with_context(|| format!("seccomp_profile {}", path.display()))?),
+        None => None,
+    };
+    let pause_path = config.manager.pause_path.clone();
+    Ok(SpecDefaults {
+        node: this_node()?,
+        node_name: nix::unistd::gethostname()
+            .context("host name")?
+            .to_string_lossy()
+            .into_owned(),
+        capabilities: config.runtime.default_capabilities.iter().copied().collect(),
+        env: config.runtime.default_env.iter().map(env).collect(),
+        rlimits: config
+            .runtime
+            .default_ulimits
+            .iter()
+            .map(rlimit)
+            .collect::<anyhow::Result<_>>()?,
+        pids_limit: limit(config.runtime.pids_limit),
+        seccomp_profile,
+        read_only: config.runtime.read_only,
+        // Bind mounts of a symlink's place are refused by some runtimes.
+        pause_path: pause_path.canonicalize().unwrap_or(pause_path),
+        apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|enabled| enabled.starts_with(b"Y")),
+    })
+}
+
+fn rlimit(ulimit: &Ulimit) -> anyhow::Result<Rlimit> {
+    let name = format!("RLIMIT_{}", ulimit.name.to_ascii_uppercase());
+    let resource = serde_json::from_value::<PosixRlimitType>(name.clone().into());
+    let resource = resource.with_context(|| format!("default_ulimits: no limit is called {name}"))?;
+    Ok(Rlimit {
+        resource,
+        soft: ulimit.soft,
+        hard: ulimit.hard,
+    })
+}
+
+/// What this kernel and this daemon's own rights allow.
+fn this_node() -> anyhow::Result<Node> {
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .unwrap_or_default();
+    let bounding = capabilities_of_mask(u64::from_str_radix(mask.trim(), 16).context("CapBnd of /proc/self/status")?);
+    let release = nix::sys::utsname::uname()
+        .context("uname")?
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let unbounded = bounding.contains(&Capability::SysResource);
+    let cgroups = Cgroupfs::detect().context("cgroups")?;
+    let cgroup = match cgroups.host().mode {
+        Mode::V2 => CgroupVersion::V2,
+        Mode::V1 | Mode::Hybrid => CgroupVersion::V1,
+    };
+    let oom_score_adj_floor = if unbounded {
+        None
+    } else {
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj").context("/proc/self/oom_score_adj")?;
+        info!(
+            floor = own.trim(),
+            "without CAP_SYS_RESOURCE: no lower oom_score_adj and no higher limits can be given"
+        );
+        Some(own.trim().parse().context("own oom_score_adj")?)
+    };
+    Ok(Node {
+        arch: Arch::of_this_program(),
+        kernel: KernelVersion::parse(&release).unwrap_or(KernelVersion { major: 0, minor: 0 }),
+        bounding,
+        oom_score_adj_floor,
+        rlimit_ceilings: if unbounded { Vec::new() } else { own_hard_limits() },
+        cgroup,
+        hugepage_sizes: if cgroups.host().hugetlb {
+            hugepage_sizes()
+        } else {
+            Vec::new()
+        },
+        swap_limit: if swap_limit() {
+            Support::Present
+        } else {
+            Support::Absent
+        },
+        recursive_read_only: Support::Absent,
+        id_mapped_mounts: Support::Absent,
+    })
+}
+
+fn own_hard_limits() -> Vec<(PosixRlimitType, u64)> {
+    [
+        (PosixRlimitType::RlimitNofile, Resource::RLIMIT_NOFILE),
+        (PosixRlimitType::RlimitNproc, Resource::RLIMIT_NPROC),
+        (PosixRlimitType::RlimitCore, Resource::RLIMIT_CORE),
+        (PosixRlimitType::RlimitMemlock, Resource::RLIMIT_MEMLOCK),
+        (PosixRlimitType::RlimitStack, Resource::RLIMIT_STACK),
+        (PosixRlimitType::RlimitFsize, Resource::RLIMIT_FSIZE),
+        (PosixRlimitType::RlimitMsgqueue, Resource::RLIMIT_MSGQUEUE),
+        (PosixRlimitType::RlimitRtprio, Resource::RLIMIT_RTPRIO),
+        (PosixRlimitType::RlimitNice, Resource::RLIMIT_NICE),
+    ]
+    .into_iter()
+    .filter_map(|(oci, own)| Some((oci, getrlimit(own).ok()?.1)))
+    .collect()
+}
+
+/// Page sizes as cgroups spell them: `2MB`, `1GB`.
+fn hugepage_sizes() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else {
+        return Vec::new();
+    };
+    let spell = |kib: u64| match kib {
+        kib if kib >= 1 << 20 => format!("{}GB", kib >> 20),
+        kib if kib >= 1 << 10 => format!("{}MB", kib >> 10),
+        kib => format!("{kib}KB"),
+    };
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .filter_map(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok())
+        .map(spell)
+        .collect()
+}
+
+fn swap_limit() -> bool {
+    Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+        || Path::new("/sys/fs/cgroup/system.slice/memory.swap.max").exists()
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crio_manager::drivers::cgroup::cgroupfs::Cgroupfs;
-use crio_manager::drivers::cgroup::{CgroupDriver, CgroupPath, Error, Limits, Mode};
+use crio_manager::drivers::cgroup::{Error, Limits, Mode};
+use crio_manager::model::{CgroupPath, ContainerId};
 use tokio::time::Instant;
 
 const GENEROUS: Duration = Duration::from_secs(60);
@@ -141,7 +142,7 @@ fn a_placed_process_is_in_every_hierarchy_and_so_are_its_children() {
         "a_placed_process_is_in_every_hierarchy_and_so_are_its_children",
         Mounts::All,
         async |place| {
-            let cgroup = place.parent.container("5b").unwrap();
+            let cgroup = place.parent.container(&ContainerId::from_bytes([0x5b; 32]));
             let pid = place.spawn(&cgroup, "sleep 1000 & wait").await;
             place.wait_for(&cgroup, |pids| pids.len() == 2).await;
             for line in std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap().lines() {
@@ -179,7 +180,7 @@ fn a_placed_process_is_in_every_hierarchy_and_so_are_its_children() {
 
 /// A tree that keeps forking, below a sub-cgroup of its own, must be gone when `kill` returns.
 async fn kills_what_forks(place: &mut Place) {
-    let cgroup = place.parent.container("5b").unwrap();
+    let cgroup = place.parent.container(&ContainerId::from_bytes([0x5b; 32]));
     let below = CgroupPath::parse_parent(&format!("{cgroup}/a/b")).unwrap();
     place.spawn(&cgroup, "while :; do sleep 1 & sleep 0.005; done").await;
     place.spawn(&below, "while :; do sleep 1 & sleep 0.005; done").await;
@@ -220,7 +221,7 @@ fn a_frozen_cgroup_can_be_killed() {
         if !place.driver.host().controllers.contains("freezer") {
             return eprintln!("SKIPPED {test}: no freezer on version 1");
         }
-        let cgroup = place.parent.container("5b").unwrap();
+        let cgroup = place.parent.container(&ContainerId::from_bytes([0x5b; 32]));
         let below = CgroupPath::parse_parent(&format!("{cgroup}/paused")).unwrap();
         place.spawn(&below, "sleep 1000").await;
         let states = directories(&below)
@@ -241,7 +242,7 @@ fn limits_are_what_the_kernel_then_says() {
         if place.driver.host().mode == Mode::V2 || !place.driver.host().controllers.contains("memory") {
             return eprintln!("SKIPPED {test}: no memory controller on version 1");
         }
-        let cgroup = place.parent.container("5b").unwrap();
+        let cgroup = place.parent.container(&ContainerId::from_bytes([0x5b; 32]));
         place.driver.create(&cgroup).await.unwrap();
         let read = |file: &str| {
             let paths = directories(&cgroup).into_iter().map(|dir| dir.join(file));
@@ -289,7 +290,7 @@ fn an_oom_kill_is_counted() {
         if !place.driver.host().controllers.contains("memory") {
             return eprintln!("SKIPPED {test}: no memory controller");
         }
-        let cgroup = place.parent.container("5b").unwrap();
+        let cgroup = place.parent.container(&ContainerId::from_bytes([0x5b; 32]));
         place.driver.create(&cgroup).await.unwrap();
         let bytes = Some(16 << 20);
         let limits = Limits {

@@ -386,6 +386,12 @@ async fn gc_releases_what_no_pod_owns_and_tells_the_plugins_what_remains() {
     network.setup(&pod("stays"), soon()).await.unwrap();
     network.setup(&pod("goes"), soon()).await.unwrap();
     let valid = BTreeSet::from(["stays".to_owned()]);
+    assert!(matches!(
+        network.gc(&valid, GENEROUS).await,
+        Err(Error::TooLateToCollect)
+    ));
+
+    let network = node.open().await; // a restart
     let collected = network.gc(&valid, GENEROUS).await.unwrap();
     assert_eq!(collected.released, ["goes"]);
     assert!(collected.failed.is_empty());

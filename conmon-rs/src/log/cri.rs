@@ -13,14 +13,14 @@ use crate::args::LogPlan;
 use crate::contract::Stream;
 use crate::sys;
 
-/// What a record takes besides its content and the line feed.
-const RECORD_OVERHEAD_BYTES: u64 = 45;
-
 /// A longer line becomes several partial records and a last, full one.
 pub const RECORD_CONTENT_BYTES: usize = 16 * 1024;
 
-/// Records are gathered up to here before they are written.
-const GATHER_BYTES: usize = 128 * 1024;
+/// Records are gathered until the next one might not fit, and then written.
+const GATHER_BYTES: usize = 144 * 1024;
+
+/// The longest record, and what copying it may write beyond its end.
+const RECORD_ROOM_BYTES: usize = HEAD_ROOM_BYTES + RECORD_CONTENT_BYTES + 2 * WORD_BYTES;
 
 pub struct CriLog {
     path: PathBuf,
@@ -33,7 +33,7 @@ pub struct CriLog {
     size: u64,
     /// Since the beginning.
     total: u64,
-    gathered: Vec<u8>,
+    gathered: Gathered,
     clock: Clock,
     /// The file ends in the middle of a record, and that could not be taken back.
     torn: bool,
@@ -55,7 +55,7 @@ impl CriLog {
             global_size_max: plan.global_size_max_bytes.unwrap_or(u64::MAX),
             size,
             total: size,
-            gathered: Vec::new(),
+            gathered: Gathered::default(),
             clock: Clock::default(),
             torn: false,
             lost_bytes: 0,
@@ -65,27 +65,31 @@ impl CriLog {
     /// Writes one record for each line of `output`; an unfinished last line becomes a partial record.
     pub fn append(&mut self, stream: Stream, output: &[u8]) {
         let time = self.clock.now();
+        let full = record_head(&time, stream, b'F');
+        let partial = record_head(&time, stream, b'P');
         let mut rest = output;
         while !rest.is_empty() {
-            let (line, ends) = match sys::find_byte(rest, b'\n') {
-                Some(at) if at <= RECORD_CONTENT_BYTES => (rest.get(..at).unwrap_or_default(), true),
-                Some(_) | None => (rest.get(..RECORD_CONTENT_BYTES).unwrap_or(rest), false),
-            };
-            rest = rest.get(line.len() + usize::from(ends)..).unwrap_or_default();
             if self.total >= self.global_size_max {
                 break;
             }
-            let length = line.len() as u64 + 1 + RECORD_OVERHEAD_BYTES;
+            if !self.gathered.has_room() {
+                self.write_gathered();
+            }
+            let begin = self.gathered.length;
+            let (taken, ends) = self.gathered.push(&full, rest);
+            if !ends {
+                self.gathered.make_partial(begin, &partial);
+            }
+            rest = rest.get(taken..).unwrap_or_default();
+            let length = (self.gathered.length - begin) as u64;
             if self.size.saturating_add(length) > self.size_max {
+                let record = self.gathered.split_off(begin);
                 self.write_gathered();
                 self.begin_anew();
+                self.gathered.append(&record);
             }
             self.size += length;
             self.total += length;
-            push_record(&mut self.gathered, &time, stream, ends, line);
-            if self.gathered.len() >= GATHER_BYTES {
-                self.write_gathered();
-            }
         }
         self.write_gathered();
     }
@@ -143,50 +147,56 @@ impl CriLog {
 
     /// Gives back memory that only heavy output needs.
     pub fn trim(&mut self) {
-        self.gathered = Vec::new();
+        self.gathered = Gathered::default();
     }
 
     fn write_gathered(&mut self) {
-        if self.gathered.is_empty() {
+        let mut rest = self.gathered.records();
+        if rest.is_empty() {
             return;
         }
         if self.torn && self.file.write_all(b"\n").is_ok() {
             self.torn = false;
         }
-        let mut written = 0;
-        while let Some(rest) = self.gathered.get(written..).filter(|rest| !rest.is_empty()) {
+        let mut failure = None;
+        while !rest.is_empty() {
             match self.file.write(rest) {
-                Ok(0) => break,
-                Ok(more) => written += more,
+                Ok(written) => rest = rest.get(written.max(1)..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.give_up(written, &error);
+                    failure = Some(error);
                     break;
                 }
             }
         }
-        if written == self.gathered.len() && self.lost_bytes > 0 {
-            crate::warning!(
-                "write {}: works again, {} bytes were lost",
-                self.path.display(),
-                self.lost_bytes
-            );
-            self.lost_bytes = 0;
+        let unwritten = rest.len();
+        match failure {
+            Some(error) => self.give_up(unwritten, &error),
+            None if self.lost_bytes > 0 => {
+                crate::warning!(
+                    "write {}: works again, {} bytes were lost",
+                    self.path.display(),
+                    self.lost_bytes
+                );
+                self.lost_bytes = 0;
+            }
+            None => {}
         }
-        self.gathered.clear();
+        self.gathered.length = 0;
     }
 
     /// Takes back the part of a record that was still written, and counts what is lost.
-    fn give_up(&mut self, written: usize, error: &io::Error) {
-        let done = self.gathered.get(..written).unwrap_or_default();
-        let whole = done.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let lost = (self.gathered.len() - whole) as u64;
+    fn give_up(&mut self, unwritten: usize, error: &io::Error) {
+        let records = self.gathered.records();
+        let written = records.get(..records.len() - unwritten).unwrap_or_default();
+        let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let torn = (written.len() - whole) as u64;
+        let lost = (records.len() - whole) as u64;
         if self.lost_bytes == 0 {
             crate::warning!("write {}: {error}, output is being lost", self.path.display());
         }
         self.lost_bytes += lost;
         self.size = self.size.saturating_sub(lost);
-        let torn = (written - whole) as u64;
         if torn > 0 && self.take_back(torn).is_err() {
             self.torn = true;
         }
@@ -210,18 +220,112 @@ fn options() -> OpenOptions {
     options
 }
 
-fn push_record(records: &mut Vec<u8>, time: &TimeText, stream: Stream, ends: bool, line: &[u8]) {
-    let tag: &[u8; 10] = match (stream, ends) {
-        (Stream::Stdout, true) => b" stdout F ",
-        (Stream::Stdout, false) => b" stdout P ",
-        (Stream::Stderr, true) => b" stderr F ",
-        (Stream::Stderr, false) => b" stderr P ",
-    };
-    records.reserve(time.0.len() + tag.len() + line.len() + 1);
-    records.extend_from_slice(&time.0);
-    records.extend_from_slice(tag);
-    records.extend_from_slice(line);
-    records.push(b'\n');
+/// Time, stream and tag; what is behind its 45 bytes is overwritten by the content.
+type RecordHead = [u8; HEAD_ROOM_BYTES];
+const HEAD_ROOM_BYTES: usize = 48;
+const HEAD_BYTES: usize = 45;
+const WORD_BYTES: usize = 8;
+
+fn record_head(time: &TimeText, stream: Stream, tag: u8) -> RecordHead {
+    let mut head = [b' '; HEAD_ROOM_BYTES];
+    let text = [&time.0[..], b" ", stream.name().as_bytes(), b" ", &[tag]];
+    for (place, byte) in head.iter_mut().zip(text.into_iter().flatten()) {
+        *place = *byte;
+    }
+    head
+}
+
+/// Records that wait to be written.
+#[derive(Default)]
+struct Gathered {
+    buffer: Vec<u8>,
+    length: usize,
+}
+
+impl Gathered {
+    fn records(&self) -> &[u8] {
+        self.buffer.get(..self.length).unwrap_or_default()
+    }
+
+    fn has_room(&self) -> bool {
+        self.length + RECORD_ROOM_BYTES <= GATHER_BYTES
+    }
+
+    /// Adds a record with the first line of `output`, or the first part of it. Returns how much was taken, and whether
+    /// a line ended there. There must be room.
+    fn push(&mut self, head: &RecordHead, output: &[u8]) -> (usize, bool) {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; GATHER_BYTES];
+        }
+        let Some(place) = self.buffer.get_mut(self.length..) else {
+            return (output.len(), true);
+        };
+        let Some(head_place) = place.first_chunk_mut() else {
+            return (output.len(), true);
+        };
+        *head_place = *head;
+        let (taken, ends) = copy_line(place.get_mut(HEAD_BYTES..).unwrap_or_default(), output);
+        self.length += HEAD_BYTES + taken;
+        (taken, ends)
+    }
+
+    /// Turns the last record, which begins there, into one of a line that has not ended.
+    fn make_partial(&mut self, begin: usize, head: &RecordHead) {
+        if let Some((place, head)) = self
+            .buffer
+            .get_mut(begin..begin + HEAD_BYTES)
+            .zip(head.get(..HEAD_BYTES))
+        {
+            place.copy_from_slice(head);
+        }
+        if let Some(end) = self.buffer.get_mut(self.length) {
+            *end = b'\n';
+        }
+        self.length += 1;
+    }
+
+    fn split_off(&mut self, begin: usize) -> Vec<u8> {
+        let last = self.buffer.get(begin..self.length).unwrap_or_default().to_vec();
+        self.length = begin;
+        last
+    }
+
+    fn append(&mut self, record: &[u8]) {
+        if let Some(place) = self.buffer.get_mut(self.length..self.length + record.len()) {
+            place.copy_from_slice(record);
+            self.length += record.len();
+        }
+    }
+}
+
+/// Copies up to and with the first line feed, but no more than a record may hold; looks for it on the way, a word at a
+/// time. Returns how much was copied, and whether it ends in a line feed. May write a word too much.
+fn copy_line(to: &mut [u8], from: &[u8]) -> (usize, bool) {
+    const LINE_FEEDS: u64 = u64::from_ne_bytes([b'\n'; WORD_BYTES]);
+    const LOW_BITS: u64 = u64::from_ne_bytes([0x01; WORD_BYTES]);
+    const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD_BYTES]);
+    // One more byte than content: the line feed.
+    let from = from.get(..=RECORD_CONTENT_BYTES).unwrap_or(from);
+    let mut copied = 0;
+    let (words, _) = from.as_chunks::<WORD_BYTES>();
+    let (places, _) = to.as_chunks_mut::<WORD_BYTES>();
+    for (place, word) in places.iter_mut().zip(words) {
+        *place = *word;
+        let difference = u64::from_le_bytes(*word) ^ LINE_FEEDS;
+        let found = difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS;
+        if found != 0 {
+            return (copied + found.trailing_zeros() as usize / 8 + 1, true);
+        }
+        copied += WORD_BYTES;
+    }
+    for (place, byte) in to.iter_mut().zip(from).skip(copied) {
+        *place = *byte;
+        copied += 1;
+        if *byte == b'\n' {
+            return (copied, true);
+        }
+    }
+    (copied.min(RECORD_CONTENT_BYTES), false)
 }
 
 /// `2026-11-21T22:34:57.970319516+00:00`
@@ -376,11 +480,14 @@ mod tests {
         let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
         log.append(Stream::Stdout, b"first\n");
         // A disk that takes ten more bytes: the same steps, without needing one.
-        log.gathered = b"2026-11-21T22:34:57.970319516+00:00 stdout F second\n".to_vec();
-        let part = log.gathered[..10].to_vec();
-        log.file.write_all(&part).unwrap();
-        log.give_up(10, &io::Error::from(ErrorKind::StorageFull));
-        log.gathered.clear();
+        log.gathered.push(
+            &record_head(&TimeText(*b"2026-11-21T22:34:57.970319516+00:00"), Stream::Stdout, b'F'),
+            b"second\n",
+        );
+        let records = log.gathered.records().to_vec();
+        log.file.write_all(&records[..10]).unwrap();
+        log.give_up(records.len() - 10, &io::Error::from(ErrorKind::StorageFull));
+        log.gathered.length = 0;
         log.append(Stream::Stdout, b"third\n");
         assert_eq!(
             contents(&path),
@@ -397,6 +504,45 @@ mod tests {
         log.reopen();
         log.append(Stream::Stdout, b"still here\n");
         assert_eq!(log.lost_bytes, 0);
+    }
+
+    #[test]
+    fn a_line_is_cut_where_a_record_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+        for (length, expected) in [
+            (RECORD_CONTENT_BYTES - 1, vec![(false, RECORD_CONTENT_BYTES - 1)]),
+            (RECORD_CONTENT_BYTES, vec![(false, RECORD_CONTENT_BYTES)]),
+            (RECORD_CONTENT_BYTES + 1, vec![(true, RECORD_CONTENT_BYTES), (false, 1)]),
+        ] {
+            log.reopen();
+            let mut line = vec![b'x'; length];
+            line.push(b'\n');
+            log.append(Stream::Stdout, &line);
+            let lengths: Vec<_> = contents(&path)
+                .into_iter()
+                .map(|(partial, content)| (partial, content.len()))
+                .collect();
+            assert_eq!(lengths, expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_copied_line_ends_where_it_ended(
+            before in proptest::collection::vec(any::<u8>().prop_filter("no line feed", |byte| *byte != b'\n'), 0..100),
+            after: Vec<u8>,
+        ) {
+            let mut from = before.clone();
+            from.push(b'\n');
+            from.extend(after);
+            let mut to = vec![0; from.len() + WORD_BYTES];
+            prop_assert_eq!(copy_line(&mut to, &from), (before.len() + 1, true));
+            prop_assert_eq!(&to[..=before.len()], &from[..=before.len()]);
+            prop_assert_eq!(copy_line(&mut to, &before), (before.len(), false));
+            prop_assert_eq!(&to[..before.len()], &before[..]);
+        }
     }
 
     proptest! {

@@ -1,5 +1,17 @@
 //! One seam per outside thing. No driver knows another.
 
+pub mod bundle;
 pub mod cgroup;
+pub mod clock;
+#[cfg(test)]
+pub mod fake;
+pub mod host;
+pub mod image;
+pub mod monitor;
 pub mod namespaces;
 pub mod network;
+pub mod process;
+pub mod readiness;
+pub mod runtime;
+pub mod seams;
+pub mod store;

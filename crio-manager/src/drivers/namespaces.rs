@@ -4,6 +4,11 @@
 //! They are made by a thread of their own that unshares, prepares what is inside (loopback, host name, sysctls),
 //! pins, and ends: no thread of the caller ever changes its namespaces.
 
+use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, NamespacePins};
+use crate::model::record::PinnedNamespaces;
+use crate::model::security::NamespaceMode;
+use crate::model::{SandboxId, SandboxPlan};
+use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
@@ -87,32 +92,6 @@ impl Kind {
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-/// Where a pod's namespaces are pinned; a kind that the pod shares with the host is absent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PinnedNamespaces {
-    pub net: Option<PathBuf>,
-    pub ipc: Option<PathBuf>,
-    pub uts: Option<PathBuf>,
-}
-
-impl PinnedNamespaces {
-    pub fn get(&self, kind: Kind) -> Option<&Path> {
-        match kind {
-            Kind::Net => self.net.as_deref(),
-            Kind::Ipc => self.ipc.as_deref(),
-            Kind::Uts => self.uts.as_deref(),
-        }
-    }
-
-    fn set(&mut self, kind: Kind, path: PathBuf) {
-        match kind {
-            Kind::Net => self.net = Some(path),
-            Kind::Ipc => self.ipc = Some(path),
-            Kind::Uts => self.uts = Some(path),
-        }
     }
 }
 
@@ -213,6 +192,15 @@ impl FromStr for Sysctl {
     }
 }
 
+/// Where the pin of this kind is noted.
+fn slot(pinned: &mut PinnedNamespaces, kind: Kind) -> &mut Option<PathBuf> {
+    match kind {
+        Kind::Net => &mut pinned.net,
+        Kind::Ipc => &mut pinned.ipc,
+        Kind::Uts => &mut pinned.uts,
+    }
+}
+
 /// What a pod's new namespaces shall be like.
 #[derive(Debug, Clone, Default)]
 pub struct NamespacePlan {
@@ -289,8 +277,8 @@ impl Namespaces {
             .name("new-namespaces".to_owned())
             .spawn(move || {
                 let pinned = this.pin_on_this_thread(&id, &plan);
-                if done.send(pinned).is_err() {
-                    tracing::debug!(sandbox_id = %id, "pinned namespaces, caller gone");
+                if let Err(Ok(_)) = done.send(pinned) {
+                    this.unpin_for_nobody(&id);
                 }
             })
             .map_err(|error| Error::Thread {
@@ -299,6 +287,15 @@ impl Namespaces {
         outcome.await.map_err(|_| Error::Thread {
             reason: "ended without an answer".to_owned(),
         })?
+    }
+
+    /// The caller has gone while its namespaces were made: nobody will ask for them.
+    fn unpin_for_nobody(&self, sandbox_id: &str) {
+        for kind in Kind::ALL {
+            if let Err(error) = unpin_one(&self.path(sandbox_id, kind)) {
+                tracing::warn!(sandbox_id, %error, "unpin what nobody waits for, ignoring");
+            }
+        }
     }
 
     /// The calling thread is left in the new namespaces: only for a thread that ends afterwards.
@@ -332,10 +329,10 @@ impl Namespaces {
         let mut pinned = PinnedNamespaces::default();
         for kind in &plan.kinds {
             match self.pin_one(sandbox_id, *kind) {
-                Ok(path) => pinned.set(*kind, path),
+                Ok(path) => *slot(&mut pinned, *kind) = Some(path),
                 Err(error) => {
-                    for made in Kind::ALL.iter().filter_map(|kind| pinned.get(*kind)) {
-                        if let Err(error) = unpin_one(made) {
+                    for made in Kind::ALL.iter().filter_map(|kind| slot(&mut pinned, *kind).clone()) {
+                        if let Err(error) = unpin_one(&made) {
                             tracing::warn!(%error, "unpin after a failed pin, ignoring");
                         }
                     }
@@ -402,7 +399,9 @@ impl Namespaces {
             for entry in entries {
                 let entry = entry.map_err(failed)?;
                 match entry.file_name().into_string() {
-                    Ok(id) if check_sandbox_id(&id).is_ok() => all.entry(id).or_default().set(kind, entry.path()),
+                    Ok(id) if check_sandbox_id(&id).is_ok() => {
+                        *slot(all.entry(id).or_default(), kind) = Some(entry.path());
+                    }
                     Ok(_) | Err(_) => tracing::warn!(path = %entry.path().display(), "not a pin of ours, ignoring"),
                 }
             }
@@ -473,6 +472,56 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Thread {
         reason: error.to_string(),
     })?
+}
+
+impl From<Error> for DriverError {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::BadSandboxId(_)
+            | Error::BadHostname { .. }
+            | Error::SysctlOfHost { .. }
+            | Error::WriteSysctl { .. }
+            | Error::HostnameOfHost(_) => ErrorKind::Invalid,
+            Error::SetHostname { .. }
+            | Error::Unshare { .. }
+            | Error::Loopback { .. }
+            | Error::Pin { .. }
+            | Error::Thread { .. } => ErrorKind::Failed,
+        };
+        DriverError::chain(kind, &error)
+    }
+}
+
+#[async_trait]
+impl NamespacePins for Namespaces {
+    async fn pin(&self, plan: &SandboxPlan) -> DriverResult<PinnedNamespaces> {
+        let own = |mode: &NamespaceMode| *mode != NamespaceMode::Node;
+        let mut kinds = Vec::new();
+        if own(&plan.namespaces.network) {
+            kinds.extend([Kind::Net, Kind::Uts]);
+        }
+        if own(&plan.namespaces.ipc) {
+            kinds.push(Kind::Ipc);
+        }
+        let sysctls = plan.sysctls.iter().map(|(name, value)| Sysctl::parse(name, value));
+        let sysctls = sysctls.collect::<std::result::Result<_, _>>();
+        let sysctls = sysctls.map_err(|refused| DriverError::new(ErrorKind::Invalid, refused.to_string()))?;
+        let hostname = (own(&plan.namespaces.network) && !plan.hostname.is_empty()).then(|| plan.hostname.clone());
+        Ok(Namespaces::pin(
+            self,
+            plan.id.as_str(),
+            NamespacePlan {
+                kinds,
+                hostname,
+                sysctls,
+            },
+        )
+        .await?)
+    }
+
+    async fn unpin(&self, id: &SandboxId) -> DriverResult<()> {
+        Ok(Namespaces::unpin(self, id.as_str()).await?)
+    }
 }
 
 #[cfg(test)]

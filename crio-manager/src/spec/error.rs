@@ -93,7 +93,7 @@ pub enum SpecError {
 pub const EXCERPT_MAX_CHARS: usize = 64;
 
 /// A foreign text as it may stand in a message: quoted, escaped, short.
-pub(super) fn excerpt(text: &str) -> String {
+pub(crate) fn excerpt(text: &str) -> String {
     let mut chars = text.chars();
     let head: String = chars.by_ref().take(EXCERPT_MAX_CHARS).collect();
     match chars.next() {

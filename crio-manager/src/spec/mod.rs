@@ -33,6 +33,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capabilities, Linux, PosixRlimitType, Root, RootBuilder, Spec};
 
+pub(crate) use error::excerpt;
 pub use error::{EXCERPT_MAX_CHARS, SpecError};
 pub use path::{ContainerPath, PathFault};
 pub use process::exec_process;
@@ -248,6 +249,7 @@ pub(crate) mod tests {
     use namespaces::{IdMappings, IdRange, Namespace, UserNamespace};
     use oci_spec::runtime::{Capability, LinuxNamespaceType};
     use process::EnvVar;
+    use proptest::prelude::*;
     use seccomp::SeccompRequest;
     use security::{AppArmor, CapabilityRequest, DEFAULT_CAPABILITIES, NewPrivileges};
 
@@ -545,5 +547,28 @@ pub(crate) mod tests {
         let mut input = input();
         input.image.env = (0..50).map(|n| format!("V{n}={n}")).collect();
         assert_eq!(build(&input), build(&input));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_image_says_only_the_process_differs(
+            entrypoint in proptest::collection::vec("\\PC{0,12}", 0..4),
+            env in proptest::collection::vec("[A-Z]{0,4}=?\\PC{0,8}", 0..6),
+            working_dir in "(/proc|/self|/fd|/7|/\\.\\.|/a|\\PC){0,6}",
+            user in "\\PC{0,12}",
+            volumes in proptest::collection::vec("/?\\PC{0,8}", 0..4),
+        ) {
+            let base = build(&input()).expect("good").spec;
+            let mut with = input();
+            with.image = ImageConfig { entrypoint, cmd: Vec::new(), env, working_dir, user, volumes };
+            if let Ok(Built { mut spec, .. }) = build(&with) {
+                let process = spec.process_mut().as_mut().expect("every spec has one");
+                prop_assert!(process.cwd().is_absolute());
+                prop_assert!(!process.cwd().starts_with("/proc/self/fd"));
+                let plain = base.process().clone().expect("every spec has one");
+                process.set_args(plain.args().clone()).set_env(plain.env().clone()).set_cwd(plain.cwd().clone());
+                prop_assert_eq!(spec, base);
+            }
+        }
     }
 }

@@ -119,6 +119,30 @@ pub fn exec_process(container: &Process, args: &[String], terminal: Terminal) ->
     Ok(process)
 }
 
+/// HOME as the process will have it where it is said at all, for [`super::passwd::extra_passwd_line`]; else the root.
+///
+/// The file with that line is mounted, so that it has to be written before the spec is built.
+pub fn home<'a>(request: &'a ProcessRequest, image: &'a ImageConfig) -> &'a str {
+    const HOME: &str = "HOME";
+    let of = |env: &'a [EnvVar]| {
+        env.iter()
+            .rev()
+            .find(|var| var.name == HOME)
+            .map(|var| var.value.as_str())
+    };
+    let of_image = || {
+        image
+            .env
+            .iter()
+            .rev()
+            .find_map(|entry| entry.split_once('=').filter(|(name, _)| *name == HOME))
+    };
+    of(&request.env)
+        .or_else(|| of_image().map(|(_, value)| value))
+        .or_else(|| of(&request.default_env))
+        .unwrap_or("/")
+}
+
 const TERM: &str = "TERM=xterm";
 
 fn oci_user(user: &ResolvedUser) -> User {
@@ -512,6 +536,30 @@ mod tests {
             Err(SpecError::Home { .. })
         ));
         assert!(env_of(&ProcessRequest::default(), &["HOME=/home/a"]).is_ok());
+    }
+
+    #[test]
+    fn the_home_for_the_account_files_is_the_one_in_the_environment() {
+        for (defaults, image_env, asked, expected) in [
+            (None, &[][..], None, "/"),
+            (Some("/d"), &[], None, "/d"),
+            (Some("/d"), &["HOME=/i", "HOME=/j", "HOMES=/x"], None, "/j"),
+            (Some("/d"), &["HOME=/i"], Some("/r"), "/r"),
+        ] {
+            let vars = |value: Option<&str>| value.map(|value| var("HOME", value)).into_iter().collect();
+            let request = ProcessRequest {
+                default_env: vars(defaults),
+                env: vars(asked),
+                ..ProcessRequest::default()
+            };
+            let image = ImageConfig {
+                env: strings(image_env),
+                ..ImageConfig::default()
+            };
+            assert_eq!(home(&request, &image), expected);
+            let env = env_of(&request, image_env).expect("good");
+            assert_eq!(env.contains(&format!("HOME={expected}")), expected != "/");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! # The default profile
 //! A call is one of these:
-//! - allowed to all ([`ALLOWED`], and [`ALLOWED_BY_ARCH`]);
-//! - allowed with a capability that makes it useful, refused with EPERM without ([`WITH_CAPABILITY`]);
-//! - refused with EPERM ([`REFUSED`]): it acts on the node as a whole, or has been a way out too often;
+//! - allowed to all (`ALLOWED`, and `ALLOWED_BY_ARCH`);
+//! - allowed with a capability that makes it useful, refused with EPERM without (`WITH_CAPABILITY`);
+//! - refused with EPERM (`REFUSED`): it acts on the node as a whole, or has been a way out too often;
 //! - allowed with some arguments (`clone`, `unshare`, `socket`, `personality`);
 //! - none of these: ENOSYS, as if the kernel did not have it. Programs try new calls and do without; EPERM they would
 //!   report. `clone3` is among these without CAP_SYS_ADMIN, since its flags lie in memory where no filter can look, and

@@ -103,6 +103,61 @@ impl CapabilityList {
     }
 }
 
+/// The kernel's capabilities by their numbers, from 0.
+const BY_NUMBER: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
+/// A set as `/proc/<pid>/status` writes it, `CapBnd` for instance: a bit for each number. Bits beyond the last known
+/// number are left out.
+pub fn capabilities_of_mask(mask: u64) -> Capabilities {
+    let numbered = BY_NUMBER.into_iter().enumerate();
+    numbered
+        .filter(|(number, _)| mask & (1 << number) != 0)
+        .map(|(_, capability)| capability)
+        .collect()
+}
+
 /// What is granted: never more than `bounding`, which is all that this node's daemon can pass on.
 pub(super) fn granted(security: &SecurityRequest, bounding: &Capabilities) -> Result<Capabilities, SpecError> {
     let request = &security.capabilities;
@@ -326,7 +381,20 @@ mod tests {
             "SYSLOG",
             "WAKE_ALARM",
         ];
-        assert_eq!(CapabilityList::parse(&names).expect("known").named.len(), 41);
+        let known = CapabilityList::parse(&names).expect("known").named;
+        assert_eq!(known.len(), 41);
+        assert_eq!(capabilities_of_mask(u64::MAX), known);
+    }
+
+    #[test]
+    fn a_mask_has_a_bit_for_each_number() {
+        assert_eq!(capabilities_of_mask(0), Capabilities::new());
+        assert_eq!(capabilities_of_mask(0x5fb), DEFAULT_CAPABILITIES.into());
+        assert_eq!(capabilities_of_mask(1 << 24), [Capability::SysResource].into());
+        assert_eq!(
+            capabilities_of_mask(1 << 40 | 1 << 41),
+            [Capability::CheckpointRestore].into()
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! On a hybrid node a cgroup is made in every hierarchy, the version 2 one included: its `cgroup.kill` ends all
 //! processes at once, where version 1 must freeze, signal and thaw.
 
+use crate::model::CgroupPath;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -10,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::cpuset::CpuSetController;
 use cgroups_rs::fs::error::Error as FsError;
@@ -21,7 +21,7 @@ use cgroups_rs::fs::{Controller, MaxValue};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::time::Instant;
 
-use super::{CgroupDriver, CgroupHost, CgroupPath, Error, Limits, MemoryUsage, Mode, Result, Usage};
+use super::{CgroupHost, Error, Limits, MemoryUsage, Mode, Result, Usage};
 
 /// The kernel frees a cgroup a moment after its last process has been reaped.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
@@ -187,13 +187,13 @@ impl Tree {
         let all = self
             .hierarchies
             .iter()
-            .map(|hierarchy| (hierarchy, cgroup.below(&hierarchy.mount)));
+            .map(|hierarchy| (hierarchy, below(cgroup, &hierarchy.mount)));
         all.filter(|(_, dir)| dir.is_dir())
     }
 
     fn create(&self, cgroup: &CgroupPath) -> Result<()> {
         for hierarchy in &self.hierarchies {
-            let dir = cgroup.below(&hierarchy.mount);
+            let dir = below(cgroup, &hierarchy.mount);
             fs::create_dir_all(&dir).map_err(file_error(&dir, "make cgroup"))?;
             if hierarchy.v2 {
                 switch_on_controllers(hierarchy, cgroup);
@@ -209,7 +209,7 @@ impl Tree {
     fn place(&self, cgroup: &CgroupPath, pid: u32) -> Result<()> {
         self.create(cgroup)?;
         for hierarchy in &self.hierarchies {
-            let procs = cgroup.below(&hierarchy.mount).join("cgroup.procs");
+            let procs = below(cgroup, &hierarchy.mount).join("cgroup.procs");
             write(&procs, &pid.to_string()).map_err(file_error(&procs, "place process"))?;
         }
         Ok(())
@@ -218,7 +218,7 @@ impl Tree {
     fn set_limits(&self, cgroup: &CgroupPath, limits: &Limits) -> Result<()> {
         let at = |controller: &str| {
             let hierarchy = self.with(controller)?;
-            Some((cgroup.below(&hierarchy.mount), hierarchy.mount.clone(), hierarchy.v2))
+            Some((below(cgroup, &hierarchy.mount), hierarchy.mount.clone(), hierarchy.v2))
         };
         if let Some((dir, root, v2)) = at("cpu") {
             let cpu = CpuController::new(dir, root, v2);
@@ -256,7 +256,7 @@ impl Tree {
             .filter(|_| self.host.mode == Mode::V2)
         {
             for (name, value) in &limits.unified {
-                let path = cgroup.below(&unified.mount).join(name);
+                let path = below(cgroup, &unified.mount).join(name);
                 if name.contains('/') || name.starts_with("cgroup.") {
                     let source = io::Error::from(io::ErrorKind::InvalidInput);
                     return Err(Error::File {
@@ -275,9 +275,9 @@ impl Tree {
         if self.directories(cgroup).next().is_none() {
             return Err(Error::Missing(cgroup.clone()));
         }
-        let at = |controller: &str| self.with(controller).map(|h| (cgroup.below(&h.mount), h.v2));
+        let at = |controller: &str| self.with(controller).map(|h| (below(cgroup, &h.mount), h.v2));
         let memory = at("memory").and_then(|(dir, v2)| memory_usage(&dir, v2));
-        let v2_root = self.hierarchies.iter().find(|h| h.v2).map(|h| cgroup.below(&h.mount));
+        let v2_root = self.hierarchies.iter().find(|h| h.v2).map(|h| below(cgroup, &h.mount));
         // Version 2 counts cpu time with or without the controller, but only for who is inside.
         let cpu_usage_ns = match at("cpuacct") {
             Some((dir, false)) => read_number(&dir.join("cpuacct.usage")),
@@ -298,7 +298,7 @@ impl Tree {
         let Some(hierarchy) = self.with("memory") else {
             return Ok(0);
         };
-        let dir = cgroup.below(&hierarchy.mount);
+        let dir = below(cgroup, &hierarchy.mount);
         if !dir.is_dir() {
             return Err(Error::Missing(cgroup.clone()));
         }
@@ -388,7 +388,7 @@ impl Tree {
         let Some(hierarchy) = self.with("freezer").filter(|hierarchy| !hierarchy.v2) else {
             return false;
         };
-        let dir = cgroup.below(&hierarchy.mount);
+        let dir = below(cgroup, &hierarchy.mount);
         if !dir.is_dir() {
             return false;
         }
@@ -435,43 +435,50 @@ impl Tree {
     }
 }
 
-#[async_trait]
-impl CgroupDriver for Cgroupfs {
-    fn host(&self) -> &CgroupHost {
+impl Cgroupfs {
+    /// What this node offers.
+    pub fn host(&self) -> &CgroupHost {
         &self.tree.host
     }
 
-    async fn create(&self, cgroup: &CgroupPath) -> Result<()> {
+    /// Makes the cgroup in every hierarchy; one that exists is fine.
+    pub async fn create(&self, cgroup: &CgroupPath) -> Result<()> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.create(&cgroup)).await
     }
 
-    async fn place(&self, cgroup: &CgroupPath, pid: u32) -> Result<()> {
+    /// Makes the cgroup if need be and moves the process there, in every hierarchy.
+    pub async fn place(&self, cgroup: &CgroupPath, pid: u32) -> Result<()> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.place(&cgroup, pid)).await
     }
 
-    async fn set_limits(&self, cgroup: &CgroupPath, limits: &Limits) -> Result<()> {
+    /// Sets what is given and leaves the rest as it is.
+    pub async fn set_limits(&self, cgroup: &CgroupPath, limits: &Limits) -> Result<()> {
         let (cgroup, limits) = (cgroup.clone(), limits.clone());
         self.blocking(move |tree| tree.set_limits(&cgroup, &limits)).await
     }
 
-    async fn usage(&self, cgroup: &CgroupPath) -> Result<Usage> {
+    /// What this cgroup and those below use.
+    pub async fn usage(&self, cgroup: &CgroupPath) -> Result<Usage> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.usage(&cgroup)).await
     }
 
-    async fn oom_kill_count(&self, cgroup: &CgroupPath) -> Result<u64> {
+    /// How often the kernel killed in this cgroup or below for want of memory.
+    pub async fn oom_kill_count(&self, cgroup: &CgroupPath) -> Result<u64> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.oom_kill_count(&cgroup)).await
     }
 
-    async fn pids(&self, cgroup: &CgroupPath) -> Result<Vec<u32>> {
+    /// The processes in this cgroup and below; none in one that does not exist.
+    pub async fn pids(&self, cgroup: &CgroupPath) -> Result<Vec<u32>> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.pids(&cgroup)).await
     }
 
-    async fn kill(&self, cgroup: &CgroupPath, deadline: Instant) -> Result<()> {
+    /// Kills everything in this cgroup and below, and returns once nothing is left. Frozen ones are thawed to die.
+    pub async fn kill(&self, cgroup: &CgroupPath, deadline: Instant) -> Result<()> {
         let mut pause = RECHECK_FIRST;
         loop {
             let target = cgroup.clone();
@@ -490,7 +497,8 @@ impl CgroupDriver for Cgroupfs {
         }
     }
 
-    async fn remove(&self, cgroup: &CgroupPath) -> Result<()> {
+    /// Removes this cgroup and those below; one that does not exist is fine. Kills nothing.
+    pub async fn remove(&self, cgroup: &CgroupPath) -> Result<()> {
         let give_up = Instant::now() + REMOVE_WAIT;
         let mut pause = RECHECK_FIRST;
         loop {
@@ -513,6 +521,11 @@ impl CgroupDriver for Cgroupfs {
 }
 
 /// Lets the cgroup have controllers, from the root down. A controller that can't be had is one without limits.
+/// Where a cgroup is in a hierarchy.
+fn below(cgroup: &CgroupPath, mount: &Path) -> PathBuf {
+    mount.join(cgroup.as_str().trim_start_matches('/'))
+}
+
 fn switch_on_controllers(hierarchy: &Hierarchy, cgroup: &CgroupPath) {
     let mut dir = hierarchy.mount.clone();
     for part in cgroup.as_str().split('/').filter(|part| !part.is_empty()) {
@@ -675,6 +688,72 @@ garbage
     fn a_named_hierarchy_beside_version_2_is_no_hybrid() {
         let text = "1 1 0:1 / /a rw - cgroup cgroup rw,name=systemd\n2 1 0:2 / /b rw - cgroup2 cgroup2 rw";
         assert_eq!(Cgroupfs::from_mountinfo(text).unwrap().host().mode, Mode::V2);
+    }
+
+    /// The files of version 2, on a plain file system: what is written, not what a kernel makes of it.
+    #[test]
+    fn limits_and_usage_speak_version_2() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpuset cpu memory pids\n").unwrap();
+        fs::write(root.path().join("cgroup.subtree_control"), "").unwrap();
+        let mountinfo = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw", root.path().display());
+        let tree = Cgroupfs::from_mountinfo(&mountinfo).unwrap().tree;
+        let cgroup = CgroupPath::parse_parent("/pod").unwrap();
+        tree.create(&cgroup).unwrap();
+        let switched_on = fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap();
+        assert!(switched_on.contains("+pids"), "{switched_on}");
+
+        let dir = root.path().join("pod");
+        for (file, text) in [
+            ("cpu.max", "max 100000"),
+            ("memory.swap.max", "max"),
+            ("io.weight", ""),
+            ("memory.current", "5000000\n"),
+            ("memory.stat", "anon 3000000\ninactive_file 1000000\npgfault 7\n"),
+            ("cpu.stat", "usage_usec 42\nuser_usec 1\n"),
+            ("pids.current", "3\n"),
+            ("memory.events", "low 0\noom 2\noom_kill 1\n"),
+        ] {
+            fs::write(dir.join(file), text).unwrap();
+        }
+        let limits = Limits {
+            memory_bytes: Some(100),
+            memory_and_swap_bytes: Some(150),
+            cpu_shares: Some(1024),
+            cpu_quota_us: Some(50_000),
+            pids: Some(-1),
+            cpuset_cpus: Some(String::new()),
+            unified: BTreeMap::from([("io.weight".to_owned(), "50".to_owned())]),
+            ..Limits::default()
+        };
+        tree.set_limits(&cgroup, &limits).unwrap();
+        let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap();
+        assert_eq!(
+            (read("memory.max"), read("memory.swap.max")),
+            ("100".to_owned(), "50".to_owned())
+        );
+        assert_eq!(
+            (read("cpu.weight"), read("cpu.max")),
+            ("39".to_owned(), "50000 100000".to_owned())
+        );
+        assert_eq!(
+            (read("pids.max"), read("io.weight")),
+            ("max".to_owned(), "50".to_owned())
+        );
+        for name in ["../cgroup.procs", "cgroup.kill"] {
+            let limits = Limits {
+                unified: BTreeMap::from([(name.to_owned(), "1".to_owned())]),
+                ..Limits::default()
+            };
+            assert!(tree.set_limits(&cgroup, &limits).is_err(), "{name}");
+        }
+
+        let usage = tree.usage(&cgroup).unwrap();
+        let memory = usage.memory.unwrap();
+        assert_eq!((memory.usage_bytes, memory.working_set_bytes), (5_000_000, 4_000_000));
+        assert_eq!((memory.rss_bytes, memory.page_faults), (3_000_000, 7));
+        assert_eq!((usage.cpu_usage_ns, usage.tasks), (Some(42_000), Some(3)));
+        assert_eq!(tree.oom_kill_count(&cgroup).unwrap(), 1);
     }
 
     #[test]

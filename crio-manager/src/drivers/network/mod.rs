@@ -12,13 +12,16 @@ mod config;
 mod plugin;
 mod pod;
 mod record;
+pub mod seam;
 mod watch;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 pub use cni::{ChainError, Command};
@@ -50,6 +53,8 @@ pub enum Error {
     Record(#[from] RecordError),
     #[error(transparent)]
     Chain(#[from] ChainError),
+    #[error("pods have been set up already, what no pod owns cannot be told any more")]
+    TooLateToCollect,
     #[error("watch network configuration")]
     Watch { source: std::io::Error },
 }
@@ -103,6 +108,10 @@ pub struct Network {
     plugins: Plugins,
     records: Records,
     watched: Watched,
+    /// Held shared by each setup, and alone by `gc` while the list of what exists must not grow.
+    setups: RwLock<()>,
+    /// A pod set up by this process may be in nobody's list of valid ids yet.
+    any_setup: AtomicBool,
 }
 
 impl Network {
@@ -119,6 +128,8 @@ impl Network {
             plugins,
             records,
             watched,
+            setups: RwLock::default(),
+            any_setup: AtomicBool::new(false),
         })
     }
 
@@ -147,6 +158,8 @@ impl Network {
             .reread()
             .await
             .map_err(|reason| Error::NetworkNotReady { reason })?;
+        let _shared = self.setups.read().await;
+        self.any_setup.store(true, Ordering::Release);
         if self.records.read(&pod.sandbox_id).await?.is_some() {
             return Err(Error::AlreadyAttached(pod.sandbox_id.clone()));
         }
@@ -266,48 +279,55 @@ impl Network {
 
     /// Releases everything that belongs to no pod of `valid`, then tells networks with GC (1.1) what remains.
     ///
-    /// `deadline_each` bounds one pod's release, not the whole.
+    /// For the start of the node, before the first setup: later it is an error, because a pod being set up is in
+    /// nobody's list yet. `deadline_each` bounds one pod's release, not the whole.
     pub async fn gc(&self, valid: &BTreeSet<String>, deadline_each: Duration) -> Result<Collected> {
-        let mut collected = Collected::default();
-        let mut networks: Vec<Arc<NetworkList>> = self.watched.chosen().into_iter().collect();
-        let mut attached: Vec<(String, String, String)> = Vec::new();
-        for id in self.records.list().await? {
-            if !valid.contains(&id) {
-                match self.teardown(&id, None, Instant::now() + deadline_each).await {
-                    Ok(()) => {
-                        collected.released.push(id);
-                        continue;
-                    }
-                    Err(error) => collected.failed.push((id.clone(), error)),
-                }
+        let known = {
+            let _alone = self.setups.write().await;
+            if self.any_setup.load(Ordering::Acquire) {
+                return Err(Error::TooLateToCollect);
             }
-            // What could not be released is still there: a plugin must not be told otherwise.
+            self.records.list().await?
+        };
+        let mut collected = Collected::default();
+        for id in known.into_iter().filter(|id| !valid.contains(id)) {
+            match self.teardown(&id, None, Instant::now() + deadline_each).await {
+                Ok(()) => collected.released.push(id),
+                Err(error) => collected.failed.push((id, error)),
+            }
+        }
+        self.tell_plugins_what_remains(deadline_each).await?;
+        Ok(collected)
+    }
+
+    /// Every record is an attachment that a plugin must keep; what could not be released included.
+    async fn tell_plugins_what_remains(&self, deadline_each: Duration) -> Result<()> {
+        let _alone = self.setups.write().await; // an address given out during GC would be taken away again
+        let mut networks: Vec<Arc<NetworkList>> = self.watched.chosen().into_iter().collect();
+        let mut attached: Vec<(String, (String, String))> = Vec::new();
+        for id in self.records.list().await? {
             match self.records.read(&id).await {
                 Ok(Some(record)) => {
-                    attached.push((record.network.name.clone(), id, record.interface));
+                    attached.push((record.network.name.clone(), (id, record.interface)));
                     if !networks.iter().any(|known| known.name == record.network.name) {
                         networks.push(Arc::new(record.network));
                     }
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    // Its attachment is unknown, so no plugin can be told a complete list.
                     tracing::warn!(sandbox_id = %id, %error, "network record unreadable, no plugin is asked to clean up");
-                    return Ok(collected);
+                    return Ok(());
                 }
             }
         }
         for network in networks {
-            let valid: Vec<(String, String)> = attached
-                .iter()
-                .filter(|(name, ..)| *name == network.name)
-                .map(|(_, id, interface)| (id.clone(), interface.clone()))
-                .collect();
+            let valid = attached.iter().filter(|(name, _)| *name == network.name);
+            let valid: Vec<(String, String)> = valid.map(|(_, attachment)| attachment.clone()).collect();
             if let Err(error) = self.plugins.gc(&network, &valid, Instant::now() + deadline_each).await {
                 tracing::warn!(network = %network.name, error = %with_causes(&error), "cni GC, ignoring");
             }
         }
-        Ok(collected)
+        Ok(())
     }
 }
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
+
+use crate::drivers::readiness;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -212,10 +214,9 @@ struct Watcher {
 impl Watcher {
     fn new() -> io::Result<Watcher> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        // What the deprecation asks of the caller, an `OwnedFd` gives: one descriptor, open until it is dropped.
-        #[allow(deprecated)]
-        let inotify = AsyncFd::new(inotify)?;
-        Ok(Watcher { inotify })
+        Ok(Watcher {
+            inotify: readiness::watch(inotify)?,
+        })
     }
 
     fn watch(&self, source: &Source) -> Watches {

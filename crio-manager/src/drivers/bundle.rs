@@ -1,0 +1,207 @@
+//! Bundles of containers and the files of pods, below the run directory.
+
+use super::seams::{Bundles, DriverError, DriverResult, ErrorKind};
+use super::store::make_private_dir;
+use crate::model::record::SandboxFiles;
+use crate::model::security::NamespaceMode;
+use crate::model::{ContainerId, SandboxId, SandboxPlan};
+use async_trait::async_trait;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::io::ErrorKind as IoErrorKind;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Size of a pod's `/dev/shm`.
+const SHM_OPTIONS: &str = "mode=1777,size=65536k";
+
+/// The largest resolv.conf of the host that is copied, in bytes.
+const RESOLV_CONF_BYTES: usize = 64 * 1024;
+
+/// Bundles below `<run>/containers`, files of pods below `<run>/sandboxes`.
+#[derive(Debug, Clone)]
+pub struct BundleDirs {
+    run: PathBuf,
+}
+
+impl BundleDirs {
+    /// Makes the directories.
+    pub fn open(run: PathBuf) -> std::io::Result<Self> {
+        for name in ["containers", "sandboxes"] {
+            make_private_dir(&run.join(name))?;
+        }
+        Ok(Self { run })
+    }
+
+    fn sandbox(&self, id: &SandboxId) -> PathBuf {
+        self.run.join("sandboxes").join(id.as_str())
+    }
+}
+
+#[async_trait]
+impl Bundles for BundleDirs {
+    async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles> {
+        let directory = self.sandbox(&plan.id);
+        let files = SandboxFiles {
+            resolv_conf: directory.join("resolv.conf"),
+            hosts: directory.join("hosts"),
+            hostname: directory.join("hostname"),
+            shm: (plan.namespaces.ipc != NamespaceMode::Node).then(|| directory.join("shm")),
+        };
+        let (plan, made) = (plan.clone(), files.clone());
+        blocking("pod files", move || {
+            make_private_dir(&directory)?;
+            write_readable(&made.resolv_conf, &resolv_conf(&plan)?)?;
+            let hostname = if plan.hostname.is_empty() {
+                host_name()
+            } else {
+                plan.hostname.clone()
+            };
+            write_readable(&made.hostname, format!("{hostname}\n").as_bytes())?;
+            if let Some(shm) = &made.shm {
+                make_private_dir(shm)?;
+                let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+                mount(Some("shm"), shm, Some("tmpfs"), flags, Some(SHM_OPTIONS))?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(files)
+    }
+
+    async fn write_hosts(&self, plan: &SandboxPlan, ips: &[IpAddr]) -> DriverResult<()> {
+        let path = self.sandbox(&plan.id).join("hosts");
+        let own_network = plan.has_own_network();
+        let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+        for ip in ips {
+            hosts.push_str(&format!("{ip}\t{}\n", plan.hostname));
+        }
+        blocking("hosts file", move || {
+            if own_network {
+                write_readable(&path, hosts.as_bytes())
+            } else {
+                write_readable(&path, &std::fs::read("/etc/hosts")?)
+            }
+        })
+        .await
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
+        let directory = self.sandbox(id);
+        blocking("pod files", move || {
+            match umount2(&directory.join("shm"), MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                // Not mounted, or not there.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+            remove_tree(&directory)
+        })
+        .await
+    }
+
+    fn path(&self, id: &ContainerId) -> PathBuf {
+        self.run.join("containers").join(id.as_str())
+    }
+
+    async fn write(&self, id: &ContainerId, name: &str, content: &[u8]) -> DriverResult<PathBuf> {
+        let directory = self.path(id);
+        let (file, content) = (directory.join(name), content.to_vec());
+        let written = file.clone();
+        blocking("bundle", move || {
+            make_private_dir(&directory)?;
+            std::fs::write(&file, content)?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))
+        })
+        .await?;
+        Ok(written)
+    }
+
+    async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>> {
+        let file = self.path(id).join("config.json");
+        blocking("bundle", move || std::fs::read(file)).await
+    }
+
+    async fn make_infra_rootfs(&self, id: &SandboxId) -> DriverResult<PathBuf> {
+        let rootfs = self.sandbox(id).join("rootfs");
+        let made = rootfs.clone();
+        blocking("pause rootfs", move || {
+            make_private_dir(&made)?;
+            std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755))
+        })
+        .await?;
+        Ok(rootfs)
+    }
+
+    async fn remove(&self, id: &ContainerId) -> DriverResult<()> {
+        let directory = self.path(id);
+        blocking("bundle", move || remove_tree(&directory)).await
+    }
+}
+
+/// Removes a directory tree that holds nothing mounted; `Ok` when there is none.
+///
+/// A mount that could not be undone must not be walked into: that would delete what is mounted.
+fn remove_tree(directory: &Path) -> std::io::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let inside = mounts
+        .lines()
+        .filter_map(|line| line.split_ascii_whitespace().nth(4))
+        .find(|point| Path::new(point).starts_with(directory));
+    if let Some(point) = inside {
+        return Err(std::io::Error::new(
+            IoErrorKind::ResourceBusy,
+            format!("{point} is still mounted"),
+        ));
+    }
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == IoErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// A file that every user of a container may read.
+fn write_readable(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    std::fs::write(path, content)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+fn resolv_conf(plan: &SandboxPlan) -> std::io::Result<Vec<u8>> {
+    let Some(dns) = &plan.dns else {
+        let mut content = match std::fs::read("/etc/resolv.conf") {
+            Err(error) if error.kind() == IoErrorKind::NotFound => Vec::new(),
+            read => read?,
+        };
+        content.truncate(RESOLV_CONF_BYTES);
+        return Ok(content);
+    };
+    let mut lines = String::new();
+    if !dns.searches.is_empty() {
+        lines.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        lines.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        lines.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    Ok(lines.into_bytes())
+}
+
+async fn blocking<T, W>(what: &'static str, work: W) -> DriverResult<T>
+where
+    T: Send + 'static,
+    W: FnOnce() -> std::io::Result<T> + Send + 'static,
+{
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+    done.map_err(|error| match error.kind() {
+        IoErrorKind::ResourceBusy => DriverError::new(ErrorKind::InUse, format!("{what}: {error}")),
+        _ => DriverError::io(what, &error),
+    })
+}

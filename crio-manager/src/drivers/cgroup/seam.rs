@@ -1,0 +1,55 @@
+//! cgroupfs as the lifecycle sees it.
+
+use super::cgroupfs::Cgroupfs;
+use super::{Error, Mode};
+use crate::drivers::seams::{CgroupSummary, Cgroups, DriverError, DriverResult, ErrorKind};
+use crate::model::{CgroupPath, ProcessId};
+use async_trait::async_trait;
+use std::time::Duration;
+use tokio::time::Instant;
+
+impl From<Error> for DriverError {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::NoCgroups | Error::Missing(_) | Error::File { .. } | Error::Limit { .. } | Error::Thread { .. } => {
+                ErrorKind::Failed
+            }
+            Error::Unkillable { .. } => ErrorKind::TimedOut,
+            Error::Busy { .. } => ErrorKind::InUse,
+        };
+        DriverError::chain(kind, &error)
+    }
+}
+
+#[async_trait]
+impl Cgroups for Cgroupfs {
+    fn parent(&self, asked: &str) -> DriverResult<CgroupPath> {
+        CgroupPath::parse_parent(asked).map_err(|bad| DriverError::new(ErrorKind::Invalid, bad.to_string()))
+    }
+
+    async fn place(&self, cgroup: &CgroupPath, process: ProcessId) -> DriverResult<()> {
+        Ok(Cgroupfs::place(self, cgroup, process.pid.get()).await?)
+    }
+
+    async fn kill(&self, cgroup: &CgroupPath, limit: Duration) -> DriverResult<()> {
+        Ok(Cgroupfs::kill(self, cgroup, Instant::now() + limit).await?)
+    }
+
+    async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()> {
+        Ok(Cgroupfs::remove(self, cgroup).await?)
+    }
+
+    fn describe(&self) -> CgroupSummary {
+        let host = self.host();
+        let version = match host.mode {
+            Mode::V1 => "v1",
+            Mode::V2 => "v2",
+            Mode::Hybrid => "hybrid",
+        };
+        CgroupSummary {
+            version: version.to_owned(),
+            controllers: host.controllers.iter().cloned().collect(),
+            hugetlb: host.hugetlb,
+        }
+    }
+}

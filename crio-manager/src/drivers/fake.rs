@@ -1,0 +1,569 @@
+//! The whole node in memory, able to fail at the nth call. For tests of the order of things, never shipped.
+
+use super::image::Credentials;
+use super::seams::*;
+use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
+use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
+use async_trait::async_trait;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// Which call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fails {
+    /// None.
+    Never,
+    /// The nth that makes something, counted from 0. It makes it, then says it failed: the worst case.
+    Making(usize),
+    /// The nth that gives something back, counted from 0. It gives nothing back.
+    Releasing(usize),
+}
+
+/// A node in memory.
+pub struct FakeNode {
+    me: Weak<FakeNode>,
+    fails: Fails,
+    state: Mutex<State>,
+    random: AtomicU32,
+    time: AtomicI64,
+    /// Creates wait here, when set: a runtime that hangs.
+    pub hang_creates: AtomicBool,
+    /// Lets hanging creates go on.
+    pub go_on: Notify,
+    /// What a process does with its stop signal.
+    pub on_stop: Mutex<OnStop>,
+    /// Signals that were sent: process and number.
+    pub signals: Mutex<Vec<(u32, i32)>>,
+}
+
+/// What a fake process does with a stop signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStop {
+    /// Ends with 0.
+    Ends,
+    /// Goes on.
+    Ignores,
+    /// Has no handler at first: the first signal is lost, and then it has one.
+    HandlesTheSecond,
+}
+
+#[derive(Default)]
+struct State {
+    calls: usize,
+    held: BTreeSet<String>,
+    sandboxes: BTreeMap<SandboxId, SandboxRecord>,
+    containers: BTreeMap<ContainerId, ContainerRecord>,
+    processes: BTreeMap<u32, Arc<FakeProcess>>,
+    exits: BTreeMap<String, Exit>,
+    next_pid: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Container,
+    Monitor,
+}
+
+struct FakeProcess {
+    node: Weak<FakeNode>,
+    id: ProcessId,
+    container: ContainerId,
+    role: Role,
+    ended: watch::Sender<bool>,
+    catches: AtomicBool,
+}
+
+impl FakeNode {
+    /// A node on which this call fails.
+    pub fn new(fails: Fails) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            fails,
+            state: Mutex::default(),
+            random: AtomicU32::new(1),
+            time: AtomicI64::new(1),
+            hang_creates: AtomicBool::new(false),
+            go_on: Notify::new(),
+            on_stop: Mutex::new(OnStop::Ends),
+            signals: Mutex::default(),
+        })
+    }
+
+    /// Its seams.
+    pub fn drivers(self: &Arc<Self>) -> Drivers {
+        let node = || self.clone();
+        Drivers {
+            runtime: node(),
+            monitor: node(),
+            process: node(),
+            cgroup: node(),
+            namespaces: node(),
+            network: node(),
+            image: node(),
+            bundle: node(),
+            host: node(),
+            store: node(),
+            clock: node(),
+        }
+    }
+
+    /// Everything somebody would have to give back, records included.
+    pub fn held(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        let records = state
+            .sandboxes
+            .keys()
+            .map(|id| format!("sandbox record {}", id.short()));
+        let more = state
+            .containers
+            .keys()
+            .map(|id| format!("container record {}", id.short()));
+        state.held.iter().cloned().chain(records).chain(more).collect()
+    }
+
+    /// Ends a container's process with this code, as the kernel and the monitor would report it.
+    pub fn end(&self, id: &ContainerId, code: u8) {
+        let processes: Vec<_> = {
+            let mut state = self.state.lock().unwrap();
+            let exit = Exit {
+                status: ExitStatus::Code(code),
+                oom_killed: false,
+                at: self.now(),
+            };
+            state.exits.entry(id.to_string()).or_insert(exit);
+            state.held.remove(&format!("process {}", id.short()));
+            state
+                .processes
+                .values()
+                .filter(|process| process.container == *id)
+                .cloned()
+                .collect()
+        };
+        for process in processes {
+            process.ended.send_replace(true);
+        }
+    }
+
+    fn make(&self, what: impl Into<String>) -> DriverResult<()> {
+        let what = what.into();
+        let mut state = self.state.lock().unwrap();
+        let call = state.calls;
+        state.held.insert(what.clone());
+        if let Fails::Making(at) = self.fails {
+            state.calls += 1;
+            if at == call {
+                return Err(DriverError::new(ErrorKind::Failed, format!("{what}: failed as asked")));
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self, what: impl Into<String>) -> DriverResult<()> {
+        let what = what.into();
+        let mut state = self.state.lock().unwrap();
+        if let Fails::Releasing(at) = self.fails {
+            let call = state.calls;
+            state.calls += 1;
+            if at == call {
+                return Err(DriverError::new(ErrorKind::Failed, format!("{what}: failed as asked")));
+            }
+        }
+        state.held.remove(&what);
+        Ok(())
+    }
+
+    /// A record is held by the object it stands for, and listed as such.
+    fn write_record(&self) -> DriverResult<()> {
+        let made = self.make("a record");
+        self.state.lock().unwrap().held.remove("a record");
+        made
+    }
+
+    fn spawn(&self, role: Role, container: ContainerId) -> ProcessId {
+        let mut state = self.state.lock().unwrap();
+        state.next_pid += 1;
+        let pid = NonZeroU32::new(1000 + state.next_pid).unwrap();
+        let id = ProcessId {
+            pid,
+            start_ticks: u64::from(pid.get()),
+        };
+        let catches = *self.on_stop.lock().unwrap() != OnStop::HandlesTheSecond;
+        let process = Arc::new(FakeProcess {
+            node: self.me.clone(),
+            id,
+            container,
+            role,
+            ended: watch::channel(false).0,
+            catches: AtomicBool::new(catches),
+        });
+        state.processes.insert(pid.get(), process);
+        id
+    }
+}
+
+#[async_trait]
+impl ProcessHandle for FakeProcess {
+    async fn ended(&self) {
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    fn exit_status(&self) -> Option<ExitStatus> {
+        None
+    }
+
+    fn signal(&self, signal: i32) -> DriverResult<()> {
+        let node = self.node.upgrade().unwrap();
+        node.signals.lock().unwrap().push((self.id.pid.get(), signal));
+        let container = &self.container;
+        if *self.ended.borrow() || self.role == Role::Monitor {
+            return Ok(());
+        }
+        let on_stop = *node.on_stop.lock().unwrap();
+        match (signal, on_stop) {
+            (libc::SIGKILL, _) => node.end(container, 137),
+            (_, OnStop::Ends) => node.end(container, 0),
+            (_, OnStop::Ignores) => {}
+            (_, OnStop::HandlesTheSecond) if self.catches.load(Ordering::SeqCst) => node.end(container, 0),
+            (_, OnStop::HandlesTheSecond) => self.catches.store(true, Ordering::SeqCst),
+        }
+        Ok(())
+    }
+
+    fn catches(&self, _: i32) -> bool {
+        self.catches.load(Ordering::SeqCst)
+    }
+}
+
+impl Processes for FakeNode {
+    fn hold(&self, id: ProcessId) -> Option<Arc<dyn ProcessHandle>> {
+        let process = self.state.lock().unwrap().processes.get(&id.pid.get()).cloned()?;
+        if *process.ended.borrow() { None } else { Some(process) }
+    }
+}
+
+impl Clock for FakeNode {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.time.fetch_add(1, Ordering::SeqCst))
+    }
+
+    fn random(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&self.random.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+        bytes
+    }
+
+    fn boot_id(&self) -> String {
+        "boot".to_owned()
+    }
+}
+
+#[async_trait]
+impl OciRuntime for FakeNode {
+    fn handler(&self, name: &str) -> DriverResult<Handler> {
+        match name {
+            "" | "runc" => Ok(Handler {
+                name: "runc".to_owned(),
+                path: "/usr/sbin/runc".into(),
+                root: "/run/runc".into(),
+                create_timeout: Duration::from_secs(240),
+                systemd_cgroup: false,
+                monitor_path: "/usr/bin/conmon-rs".into(),
+                no_sync_log: false,
+                min_memory_bytes: 0,
+                allowed_annotations: Default::default(),
+                privileged_without_host_devices: false,
+            }),
+            unknown => Err(DriverError::new(
+                ErrorKind::Invalid,
+                format!("no runtime handler {unknown:?}"),
+            )),
+        }
+    }
+
+    async fn start(&self, _: &Handler, id: &ContainerId, _: ProcessId) -> DriverResult<()> {
+        self.make(format!("process {}", id.short()))
+    }
+
+    async fn delete(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("runtime state {}", id.short()))
+    }
+
+    fn started_at(&self, _: &Handler, _: &ContainerId) -> Option<Timestamp> {
+        None
+    }
+
+    fn health(&self) -> Vec<HandlerHealth> {
+        vec![HandlerHealth {
+            name: "runc".to_owned(),
+            is_default: true,
+            version: Ok("fake".to_owned()),
+        }]
+    }
+}
+
+#[async_trait]
+impl Monitor for FakeNode {
+    async fn create(&self, launch: MonitorLaunch, place: Placement, limit: Duration) -> DriverResult<Launched> {
+        let monitor = self.spawn(Role::Monitor, launch.id.clone());
+        place(monitor).await?;
+        self.make(format!("runtime state {}", launch.id.short()))?;
+        if self.hang_creates.load(Ordering::SeqCst) && tokio::time::timeout(limit, self.go_on.notified()).await.is_err()
+        {
+            return Err(DriverError::new(ErrorKind::TimedOut, "the runtime hangs"));
+        }
+        self.make(format!("process {}", launch.id.short()))?;
+        Ok(Launched {
+            process: self.spawn(Role::Container, launch.id),
+            monitor: Some(monitor),
+        })
+    }
+
+    async fn exec(&self, _: ExecLaunch) -> DriverResult<ExecOutcome> {
+        Ok(ExecOutcome::TimedOut)
+    }
+
+    async fn reopen_log(&self, _: &Path, _: &Path) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn recorded_exit(&self, id: &ContainerId, _: &Path) -> DriverResult<Option<Exit>> {
+        Ok(self.state.lock().unwrap().exits.get(id.as_str()).cloned())
+    }
+
+    async fn saw_oom(&self, _: &Path) -> bool {
+        false
+    }
+
+    async fn forget_exit(&self, _: &ContainerId) -> DriverResult<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Cgroups for FakeNode {
+    fn parent(&self, asked: &str) -> DriverResult<CgroupPath> {
+        CgroupPath::parse_parent(asked).map_err(|bad| DriverError::new(ErrorKind::Invalid, bad.to_string()))
+    }
+
+    async fn place(&self, cgroup: &CgroupPath, _: ProcessId) -> DriverResult<()> {
+        self.make(format!("cgroup {}", cgroup.as_str()))
+    }
+
+    async fn kill(&self, cgroup: &CgroupPath, _: Duration) -> DriverResult<()> {
+        if let Some(id) = cgroup.as_str().rsplit_once("crio-").and_then(|(_, id)| id.parse().ok()) {
+            self.end(&id, 137);
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()> {
+        self.release(format!("cgroup {}", cgroup.as_str()))
+    }
+
+    fn describe(&self) -> CgroupSummary {
+        CgroupSummary::default()
+    }
+}
+
+#[async_trait]
+impl NamespacePins for FakeNode {
+    async fn pin(&self, plan: &SandboxPlan) -> DriverResult<PinnedNamespaces> {
+        self.make(format!("namespaces {}", plan.id.short()))?;
+        Ok(PinnedNamespaces {
+            net: plan.has_own_network().then(|| "/netns".into()),
+            ..PinnedNamespaces::default()
+        })
+    }
+
+    async fn unpin(&self, id: &SandboxId) -> DriverResult<()> {
+        self.release(format!("namespaces {}", id.short()))
+    }
+}
+
+#[async_trait]
+impl PodNetworks for FakeNode {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn connect(&self, plan: &SandboxPlan, _: &Path) -> DriverResult<Vec<IpAddr>> {
+        self.make(format!("address {}", plan.id.short()))?;
+        Ok(vec![IpAddr::from([10, 0, 0, 1])])
+    }
+
+    async fn disconnect(&self, plan: &SandboxPlan, _: Option<&Path>) -> DriverResult<()> {
+        self.release(format!("address {}", plan.id.short()))
+    }
+}
+
+#[async_trait]
+impl Images for FakeNode {
+    async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage> {
+        if image == "missing" {
+            return Err(DriverError::new(ErrorKind::NotFound, "no image \"missing\""));
+        }
+        let mut resolved = ResolvedImage {
+            id: "sha256:1".to_owned(),
+            ..ResolvedImage::default()
+        };
+        resolved.config.cmd = vec!["sh".to_owned()];
+        Ok(resolved)
+    }
+
+    async fn mount_rootfs(&self, id: &ContainerId, _: &str) -> DriverResult<PathBuf> {
+        self.make(format!("rootfs {}", id.short()))?;
+        Ok("/rootfs".into())
+    }
+
+    async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("rootfs {}", id.short()))
+    }
+
+    async fn read_file(&self, _: &Path, _: &str) -> DriverResult<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    async fn ensure_dir(&self, _: &Path, _: &str) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn pull(&self, image: &str, _: Option<Credentials>) -> DriverResult<String> {
+        Ok(image.to_owned())
+    }
+
+    fn find(&self, _: &str) -> DriverResult<Option<ImageSummary>> {
+        Ok(None)
+    }
+
+    fn list(&self) -> DriverResult<Vec<ImageSummary>> {
+        Ok(Vec::new())
+    }
+
+    async fn remove(&self, image: &str, in_use: InUse) -> DriverResult<()> {
+        if in_use(image) {
+            Err(DriverError::new(ErrorKind::InUse, "in use"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn usage(&self) -> ImageFsUsage {
+        ImageFsUsage {
+            mountpoint: "/".into(),
+            used_bytes: 0,
+            used_inodes: 0,
+            at: self.now(),
+        }
+    }
+}
+
+#[async_trait]
+impl Bundles for FakeNode {
+    async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles> {
+        self.make(format!("pod files {}", plan.id.short()))?;
+        Ok(SandboxFiles {
+            resolv_conf: "/resolv.conf".into(),
+            hosts: "/hosts".into(),
+            hostname: "/hostname".into(),
+            shm: Some("/shm".into()),
+        })
+    }
+
+    async fn write_hosts(&self, plan: &SandboxPlan, _: &[IpAddr]) -> DriverResult<()> {
+        self.make(format!("pod files {}", plan.id.short()))
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
+        self.release(format!("pod files {}", id.short()))
+    }
+
+    fn path(&self, id: &ContainerId) -> PathBuf {
+        format!("/bundle/{id}").into()
+    }
+
+    async fn write(&self, id: &ContainerId, _: &str, _: &[u8]) -> DriverResult<PathBuf> {
+        self.make(format!("bundle {}", id.short()))?;
+        Ok(self.path(id))
+    }
+
+    async fn read_spec(&self, _: &ContainerId) -> DriverResult<Vec<u8>> {
+        Err(DriverError::new(ErrorKind::NotFound, "the fake keeps no specs"))
+    }
+
+    async fn make_infra_rootfs(&self, id: &SandboxId) -> DriverResult<PathBuf> {
+        self.make(format!("pod files {}", id.short()))?;
+        Ok("/pause".into())
+    }
+
+    async fn remove(&self, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("bundle {}", id.short()))
+    }
+}
+
+#[async_trait]
+impl HostFiles for FakeNode {
+    async fn ensure_dir(&self, path: &Path) -> DriverResult<PathBuf> {
+        Ok(path.to_owned())
+    }
+
+    async fn devices(&self, _: &Path) -> DriverResult<Vec<HostDevice>> {
+        Ok(Vec::new())
+    }
+
+    async fn all_devices(&self) -> DriverResult<Vec<HostDevice>> {
+        Ok(Vec::new())
+    }
+
+    async fn read(&self, path: &Path, _: u64) -> DriverResult<Vec<u8>> {
+        Err(DriverError::new(ErrorKind::NotFound, path.display().to_string()))
+    }
+}
+
+#[async_trait]
+impl Records for FakeNode {
+    async fn save_sandbox(&self, record: &SandboxRecord) -> DriverResult<()> {
+        self.state
+            .lock()
+            .unwrap()
+            .sandboxes
+            .insert(record.plan.id.clone(), record.clone());
+        self.write_record()
+    }
+
+    async fn forget_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
+        self.state.lock().unwrap().sandboxes.remove(id);
+        Ok(())
+    }
+
+    async fn save_container(&self, record: &ContainerRecord) -> DriverResult<()> {
+        self.state
+            .lock()
+            .unwrap()
+            .containers
+            .insert(record.plan.id.clone(), record.clone());
+        self.write_record()
+    }
+
+    async fn forget_container(&self, id: &ContainerId) -> DriverResult<()> {
+        self.state.lock().unwrap().containers.remove(id);
+        Ok(())
+    }
+
+    fn writable(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn load(&self) -> DriverResult<(Vec<SandboxRecord>, Vec<ContainerRecord>)> {
+        let state = self.state.lock().unwrap();
+        Ok((
+            state.sandboxes.values().cloned().collect(),
+            state.containers.values().cloned().collect(),
+        ))
+    }
+}

@@ -1,0 +1,383 @@
+//! Root file systems: an image's layers, read-only, under a container's own writable layer, joined by overlayfs.
+//!
+//! `containers/<id>/{rootfs.json,upper,work,merged}`. The record says which layers are below, and is there before the mount
+//! and until after it: as long as it is, nobody removes those layers.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
+use serde::{Deserialize, Serialize};
+
+use super::beneath;
+use super::digest::{DiffId, Digest, ImageId, is_lower_hex};
+use super::durable;
+use super::error::{Error, Result};
+
+const CONTAINERS: &str = "containers";
+const EMPTY_LAYER: &str = "empty";
+const RECORD: &str = "rootfs.json";
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+const MERGED: &str = "merged";
+
+const CONTAINER_ID_DIGITS: usize = 64;
+/// A mount point can be mounted over; more often than this is somebody's loop.
+const MAX_UNMOUNTS: usize = 64;
+
+/// A root file system that is there for a container, mounted or, after a reboot, only its writable layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRootfs {
+    pub container: String,
+    /// `None` if the record is lost and only the mount tells of it.
+    pub image: Option<ImageId>,
+    /// From the bottom up.
+    pub layers: Vec<DiffId>,
+}
+
+/// Where a container's root file system is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedRootfs {
+    pub path: PathBuf,
+}
+
+/// Blocking; callers run it where blocking is allowed, one call per container at a time.
+pub struct Overlays {
+    containers: PathBuf,
+    empty_layer: PathBuf,
+    has_index_option: bool,
+}
+
+impl Overlays {
+    pub fn open(root: &Path) -> Result<Self> {
+        let overlays = Self {
+            containers: root.join(CONTAINERS),
+            empty_layer: root.join(EMPTY_LAYER),
+            has_index_option: Path::new("/sys/module/overlay/parameters/index").exists(),
+        };
+        durable::make_private_dir(&overlays.containers)?;
+        durable::make_private_dir(&overlays.empty_layer)?;
+        Ok(overlays)
+    }
+
+    /// What is there from before a restart, mounted or not. Disturbs nothing.
+    pub fn restore(&self) -> Result<Vec<ContainerRootfs>> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|error| Error::io("read", "/proc/self/mountinfo", error))?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.containers).map_err(|error| Error::io("list", &self.containers, error))? {
+            let entry = entry.map_err(|error| Error::io("list", &self.containers, error))?;
+            let Some(container) = entry
+                .file_name()
+                .to_str()
+                .filter(|name| is_container_id(name))
+                .map(str::to_owned)
+            else {
+                tracing::warn!(path = %entry.path().display(), "not a container's directory, leaving it alone");
+                continue;
+            };
+            found.push(
+                match durable::read_record::<ContainerRootfs>(&entry.path().join(RECORD)) {
+                    Ok(record) if record.container == container => record,
+                    Ok(_) | Err(_) => {
+                        let merged = entry.path().join(MERGED);
+                        let layers = layers_of_mount(&mountinfo, &merged);
+                        tracing::warn!(
+                            container_id = container,
+                            layers = layers.len(),
+                            "no record of the root file system"
+                        );
+                        ContainerRootfs {
+                            container,
+                            image: None,
+                            layers,
+                        }
+                    }
+                },
+            );
+        }
+        Ok(found)
+    }
+
+    /// Mounts the root file system; `content` is where its layers are, from the bottom up. `Ok` if it is mounted already.
+    pub fn mount(&self, rootfs: &ContainerRootfs, content: &[PathBuf]) -> Result<MountedRootfs> {
+        let directory = self.directory(&rootfs.container)?;
+        durable::make_private_dir(&directory)?;
+        durable::write_record(&directory.join(RECORD), rootfs)?;
+        let merged = directory.join(MERGED);
+        if is_mount_point(&merged)? {
+            return Ok(MountedRootfs { path: merged });
+        }
+        // Twice the same layer: only its topmost place counts, and overlayfs takes a directory once.
+        let mut lower: Vec<&Path> = Vec::with_capacity(content.len().max(1));
+        for path in content.iter().rev() {
+            if !lower.contains(&path.as_path()) {
+                lower.push(path);
+            }
+        }
+        if lower.is_empty() {
+            lower.push(&self.empty_layer);
+        }
+        let top = if content.is_empty() {
+            None
+        } else {
+            lower.first().copied()
+        };
+        self.make_upper(&directory.join(UPPER), top)?;
+        for name in [WORK, MERGED] {
+            make_dir_if_missing(&directory.join(name), 0o700)?;
+        }
+        let (upper, work) = (directory.join(UPPER), directory.join(WORK));
+        match self.mount_by_fd(&lower, &upper, &work, &merged) {
+            Err(Errno::NOSYS | Errno::INVAL) => self.mount_by_options(&lower, &upper, &work, &merged),
+            result => result,
+        }
+        .map_err(|error| Error::io("mount", &merged, error))?;
+        Ok(MountedRootfs { path: merged })
+    }
+
+    /// Unmounts the root file system and removes the container's directory; `Ok` if there is none, whole or half-made.
+    pub fn unmount(&self, container: &str) -> Result<()> {
+        let directory = self.directory(container)?;
+        let merged = directory.join(MERGED);
+        for _ in 0..MAX_UNMOUNTS {
+            match rustix::mount::unmount(&merged, UnmountFlags::NOFOLLOW) {
+                Ok(()) => {}
+                Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => break,
+                Err(Errno::BUSY) => {
+                    tracing::warn!(container_id = container, "root file system is busy, detaching it");
+                    rustix::mount::unmount(&merged, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+                        .map_err(|error| Error::io("detach", &merged, error))?;
+                }
+                Err(error) => return Err(Error::io("unmount", &merged, error)),
+            }
+        }
+        if is_mount_point(&merged)? {
+            return Err(Error::StillMounted(merged));
+        }
+        match beneath::remove_dir_all(&directory) {
+            Ok(()) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::CrossesDevices | io::ErrorKind::ResourceBusy
+                ) =>
+            {
+                Err(Error::StillMounted(directory))
+            }
+            Err(error) => Err(Error::io("remove", directory, error)),
+        }
+    }
+
+    /// Where the root file system of `container` is or would be.
+    pub fn merged(&self, container: &str) -> Result<PathBuf> {
+        Ok(self.directory(container)?.join(MERGED))
+    }
+
+    fn directory(&self, container: &str) -> Result<PathBuf> {
+        match is_container_id(container) {
+            true => Ok(self.containers.join(container)),
+            false => Err(Error::InvalidContainerId(
+                container.chars().take(CONTAINER_ID_DIGITS).collect(),
+            )),
+        }
+    }
+
+    /// The writable layer; its own owner and mode are what the container sees of `/`, so they are those of the top layer.
+    fn make_upper(&self, upper: &Path, top: Option<&Path>) -> Result<()> {
+        if !make_dir_if_missing(upper, 0o755)? {
+            return Ok(());
+        }
+        let Some(top) = top else { return Ok(()) };
+        fs::metadata(top)
+            .and_then(|of| {
+                chown(upper, Some(of.uid()), Some(of.gid()))?;
+                fs::set_permissions(upper, fs::Permissions::from_mode(of.mode() & 0o7777))
+            })
+            .map_err(|error| Error::io("make directory", upper, error))
+    }
+
+    /// By the mount API that takes one layer at a time: no limit on their number, no characters to escape.
+    fn mount_by_fd(&self, lower: &[&Path], upper: &Path, work: &Path, merged: &Path) -> rustix::io::Result<()> {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let configured = (|| {
+            rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
+            for layer in lower {
+                rustix::mount::fsconfig_set_string(&context, "lowerdir+", *layer)?;
+            }
+            rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
+            rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+            if self.has_index_option {
+                rustix::mount::fsconfig_set_string(&context, "index", "off")?;
+            }
+            rustix::mount::fsconfig_create(&context)
+        })();
+        if let Err(error) = configured {
+            log_mount_messages(&context, error);
+            return Err(error);
+        }
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        rustix::mount::move_mount(&mount, "", CWD, merged, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    }
+
+    /// For older kernels: all layers in one page of options, so they are named by descriptor.
+    fn mount_by_options(&self, lower: &[&Path], upper: &Path, work: &Path, merged: &Path) -> rustix::io::Result<()> {
+        let open =
+            |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let lower = lower
+            .iter()
+            .map(|path| open(path))
+            .collect::<rustix::io::Result<Vec<_>>>()?;
+        let (upper, work) = (open(upper)?, open(work)?);
+        let name = |fd: &OwnedFd| beneath::path_of(&fd.as_fd()).display().to_string();
+        let index = if self.has_index_option { ",index=off" } else { "" };
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}{index}",
+            lower.iter().map(name).collect::<Vec<_>>().join(":"),
+            name(&upper),
+            name(&work),
+        );
+        let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+        rustix::mount::mount("overlay", merged, "overlay", MountFlags::empty(), options.as_c_str())
+    }
+}
+
+pub fn is_container_id(text: &str) -> bool {
+    text.len() == CONTAINER_ID_DIGITS && is_lower_hex(text)
+}
+
+/// `Ok(false)` for a path that is not there.
+fn is_mount_point(path: &Path) -> Result<bool> {
+    match rustix::fs::statx(
+        CWD,
+        path,
+        AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
+        StatxFlags::TYPE,
+    ) {
+        Ok(stat) => Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+        Err(error) => Err(Error::io("look at", path, error)),
+    }
+}
+
+/// Whether it was made now.
+fn make_dir_if_missing(path: &Path, mode: u32) -> Result<bool> {
+    match fs::create_dir(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(Error::io("make directory", path, error)),
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|error| Error::io("make directory", path, error))?;
+    Ok(true)
+}
+
+/// The kernel explains a refused mount on the descriptor of its context.
+fn log_mount_messages(context: &OwnedFd, error: Errno) {
+    const MESSAGES: usize = 8;
+    let mut buffer = [0; 1024];
+    for _ in 0..MESSAGES {
+        let Ok(count) = rustix::io::read(context, &mut buffer) else {
+            return;
+        };
+        let message = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();
+        tracing::warn!(%error, message = message.trim_end(), "the kernel refuses the mount");
+    }
+}
+
+/// The layers that a mounted root file system is made of, as its mount tells: every `/layers/<digest>/` in its options.
+fn layers_of_mount(mountinfo: &str, merged: &Path) -> Vec<DiffId> {
+    let merged = merged.display().to_string();
+    mountinfo
+        .lines()
+        .filter(|line| line.split(' ').nth(4) == Some(merged.as_str()))
+        .flat_map(|line| line.split("/layers/").skip(1))
+        .filter_map(|rest| rest.split('/').next())
+        .filter_map(|hex| {
+            Digest::parse(&format!("sha256:{hex}"))
+                .ok()
+                .and_then(|digest| DiffId::try_from(digest).ok())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_read_from_a_mount_whose_record_is_lost() {
+        let (one, two) = ("1".repeat(64), "2".repeat(64));
+        let mountinfo = format!(
+            "30 1 8:1 / / rw - ext4 /dev/vda rw\n\
+             45 30 0:41 / /s/containers/c/merged rw - overlay overlay rw,lowerdir+=/s/layers/{two}/diff,\
+             lowerdir+=/s/layers/{one}/diff,upperdir=/s/containers/c/upper\n\
+             46 30 0:42 / /s/containers/d/merged rw - overlay overlay rw,lowerdir=/s/layers/bad/diff\n"
+        );
+        let layers = layers_of_mount(&mountinfo, Path::new("/s/containers/c/merged"));
+        assert_eq!(layers.iter().map(DiffId::hex).collect::<Vec<_>>(), [two, one]);
+        assert!(layers_of_mount(&mountinfo, Path::new("/s/containers/d/merged")).is_empty());
+    }
+
+    #[test]
+    fn a_mount_by_options_shows_the_same_as_one_by_descriptors() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        // In a mount namespace of its own, which ends with the thread.
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            rustix::mount::mount_change(
+                "/",
+                rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+            )
+            .unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let root = directory.path();
+            let overlays = Overlays::open(root).unwrap();
+            let lower: Vec<PathBuf> = (0..100)
+                .map(|n| root.join(format!("layer-with-a-long-name-{}-{n}", "x".repeat(100))))
+                .collect();
+            for (number, layer) in lower.iter().enumerate() {
+                fs::create_dir(layer).unwrap();
+                fs::write(layer.join("top"), number.to_string()).unwrap();
+            }
+            let lower: Vec<&Path> = lower.iter().map(PathBuf::as_path).collect();
+            let name = |name: &str| {
+                let path = root.join(name);
+                fs::create_dir(&path).unwrap();
+                path
+            };
+            let (upper, work, merged) = (name("upper"), name("work"), name("merged"));
+            overlays.mount_by_options(&lower, &upper, &work, &merged).unwrap();
+            assert_eq!(
+                fs::read_to_string(merged.join("top")).unwrap(),
+                "0",
+                "the first is the top"
+            );
+            fs::write(merged.join("new"), "x").unwrap();
+            assert!(upper.join("new").exists());
+            rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
+            overlays.mount_by_fd(&lower, &upper, &work, &merged).unwrap();
+            assert_eq!(fs::read_to_string(merged.join("top")).unwrap(), "0");
+            assert!(is_mount_point(&merged).unwrap() && merged.join("new").exists());
+            rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
+            assert!(!is_mount_point(&merged).unwrap());
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn only_a_full_id_names_a_container() {
+        assert!(is_container_id(&"0a".repeat(32)));
+        for text in ["", "0a", "..", &"0A".repeat(32), &"../".repeat(22), &"0".repeat(65)] {
+            assert!(!is_container_id(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A pull from beginning to end, and the sharing of one between callers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
+
+use super::config::ConfigDocument;
+use super::credentials::Credentials;
+use super::digest::ImageId;
+use super::error::{Error, Result};
+use super::manifest::{Document, Manifest, choose_platform, host_architecture};
+use super::reference::ImageRef;
+use super::registry::Registry;
+use super::{ImageStore, Node};
+
+/// How many layers of one image are fetched and unpacked at once.
+const PARALLEL_LAYERS: usize = 3;
+/// How many lists may lie between a name and its image.
+const MAX_LIST_DEPTH: usize = 2;
+
+/// Another's credentials open no door: only who brings the same ones joins.
+type Key = (ImageRef, Option<Credentials>);
+type Outcome = watch::Receiver<Option<Result<ImageId>>>;
+
+/// The pulls under way.
+#[derive(Default)]
+pub struct SharedPulls(Mutex<HashMap<Key, Outcome>>);
+
+impl SharedPulls {
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<Key, Outcome>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Takes a pull off the list when it ends, however it ends.
+struct Listed {
+    node: Arc<Node>,
+    key: Key,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.node.pulls.with(|pulls| pulls.remove(&self.key));
+    }
+}
+
+impl ImageStore {
+    /// Joins the pull of `image` that is under way, or begins one.
+    pub(super) async fn pull_one(&self, image: ImageRef, credentials: Option<Credentials>) -> Result<ImageId> {
+        let key: Key = (image, credentials);
+        let mut outcome = self.node.pulls.with(|pulls| {
+            if let Some(outcome) = pulls.get(&key) {
+                return outcome.clone();
+            }
+            let (tell, outcome) = watch::channel(None);
+            pulls.insert(key.clone(), outcome.clone());
+            let listed = Listed {
+                node: Arc::clone(&self.node),
+                key,
+            };
+            self.node.spawn(async move {
+                let (image, credentials) = listed.key.clone();
+                let result = pull(&listed.node, &image, credentials).await;
+                drop(listed); // before the outcome is known: who asks after it begins anew
+                tell.send_replace(Some(result));
+            });
+            outcome
+        });
+        match outcome.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Err(Error::TaskDied("pulling an image"))),
+            Err(_) => Err(Error::TaskDied("pulling an image")),
+        }
+    }
+}
+
+async fn pull(node: &Arc<Node>, image: &ImageRef, credentials: Option<Credentials>) -> Result<ImageId> {
+    let result = fetch(node, image, credentials).await;
+    // Layers of a pull that failed are kept for the next try, unless they are what is in the way.
+    if matches!(result, Err(Error::DiskFull(_)))
+        && let Err(error) = node.remove_unused_layers().await
+    {
+        tracing::warn!(%error, "remove unused layers from a full disk, ignoring");
+    }
+    result
+}
+
+async fn fetch(node: &Arc<Node>, image: &ImageRef, credentials: Option<Credentials>) -> Result<ImageId> {
+    let registry = Registry::connect(image, &node.registries, credentials).await?;
+    let (manifest, digests) = find_manifest(&registry, image).await?;
+    let document = fetch_config(node, &registry, &manifest).await?;
+    if document.layers.len() != manifest.layers.len() {
+        let reason = format!(
+            "its manifest has {} layers, its configuration {}",
+            manifest.layers.len(),
+            document.layers.len()
+        );
+        return Err(Error::InvalidImage {
+            what: image.to_string(),
+            reason,
+        });
+    }
+    let _lease = node.lease(&document.layers);
+    let registry = &registry;
+    stream::iter(document.layers.clone().into_iter().zip(manifest.layers))
+        .map(|(layer, blob)| {
+            let fetch = async move {
+                let spool = node.blocking("making a file", |node| node.layers.spool()).await?;
+                registry.download(&blob, spool).await
+            };
+            node.ensure_layer(layer, fetch)
+        })
+        .buffer_unordered(PARALLEL_LAYERS)
+        .try_collect::<()>()
+        .await?;
+    node.record_image(document, image.tagged_name().into_iter().collect(), digests)
+        .await
+}
+
+/// The manifest of the image for this machine, and the digest references that lead to it.
+async fn find_manifest(registry: &Registry, image: &ImageRef) -> Result<(Manifest, Vec<String>)> {
+    let what = image.to_string();
+    let mut version = image.version();
+    let mut digests = Vec::new();
+    for _ in 0..=MAX_LIST_DEPTH {
+        let fetched = registry.manifest(&version).await?;
+        digests.push(format!("{}@{}", image.name(), fetched.digest));
+        match Document::read(&what, fetched.media_type.as_deref(), &fetched.bytes)? {
+            Document::Image(manifest) => return Ok((manifest, digests)),
+            Document::List(list) => version = choose_platform(&what, list, host_architecture())?.digest.to_string(),
+        }
+    }
+    Err(Error::InvalidImage {
+        what,
+        reason: "its list leads to lists only".to_owned(),
+    })
+}
+
+async fn fetch_config(node: &Node, registry: &Registry, manifest: &Manifest) -> Result<ConfigDocument> {
+    let id = ImageId::try_from(manifest.config.digest.clone()).map_err(|_| Error::InvalidImage {
+        what: format!("configuration {}", manifest.config.digest),
+        reason: "it is not named by a sha256 digest".to_owned(),
+    })?;
+    let known = node
+        .state()
+        .images
+        .get(&id)
+        .map(|image| image.config_text.as_bytes().to_vec());
+    let bytes = match known {
+        Some(bytes) => bytes,
+        None => registry.small_blob(&manifest.config).await?,
+    };
+    ConfigDocument::read(bytes)
+}

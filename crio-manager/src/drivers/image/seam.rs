@@ -1,0 +1,136 @@
+//! The image store as the lifecycle sees it.
+
+use super::config::{ImageConfig, Untrusted};
+use super::overlay::MountedRootfs;
+use super::{Credentials, Error, Image, ImageStore};
+use crate::drivers::seams::{
+    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, ResolvedImage,
+};
+use crate::model::ContainerId;
+use crate::spec;
+use async_trait::async_trait;
+use std::path::{Path, PathBuf};
+
+impl From<Error> for DriverError {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::InvalidReference { .. }
+            | Error::AmbiguousId { .. }
+            | Error::InvalidCredentials(_)
+            | Error::InvalidSetting { .. }
+            | Error::InvalidContainerId(_)
+            | Error::InvalidPath { .. }
+            | Error::FileTooLarge { .. }
+            | Error::UnsupportedMediaType { .. }
+            | Error::NoPlatform { .. } => ErrorKind::Invalid,
+            Error::NoSuchImage(_) | Error::NotFound { .. } => ErrorKind::NotFound,
+            Error::InUse(_) | Error::StillMounted(_) => ErrorKind::InUse,
+            Error::Unreachable { .. } | Error::Tls { .. } => ErrorKind::Unavailable,
+            Error::Unauthorized { .. } => ErrorKind::Denied,
+            Error::Stalled { .. } => ErrorKind::TimedOut,
+            Error::DiskFull(_) => ErrorKind::Exhausted,
+            Error::Refused { .. }
+            | Error::Transfer { .. }
+            | Error::DigestMismatch { .. }
+            | Error::SizeMismatch { .. }
+            | Error::TooLarge { .. }
+            | Error::InvalidImage { .. }
+            | Error::Unpack { .. }
+            | Error::Io { .. }
+            | Error::StoreLocked(_)
+            | Error::UnusableRoot { .. }
+            | Error::MountedFromOther { .. }
+            | Error::TaskDied(_) => ErrorKind::Failed,
+        };
+        DriverError::chain(kind, &error)
+    }
+}
+
+fn rootfs(path: &Path) -> MountedRootfs {
+    MountedRootfs { path: path.to_owned() }
+}
+
+fn summary(image: &Image) -> ImageSummary {
+    ImageSummary {
+        id: image.id.to_string(),
+        tags: image.tags.clone(),
+        digests: image.digests.clone(),
+        size_bytes: image.size_bytes,
+        pinned: image.pinned,
+        user: image.config.as_untrusted().user.clone(),
+        config: image.config_text.to_string(),
+    }
+}
+
+/// What of an image's config its own container's spec may look at.
+fn spec_config(config: &Untrusted<ImageConfig>) -> spec::ImageConfig {
+    let config = config.as_untrusted();
+    spec::ImageConfig {
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        env: config.env.clone(),
+        working_dir: config.working_dir.clone().unwrap_or_default(),
+        user: config.user.clone(),
+        volumes: config.volumes.clone(),
+    }
+}
+
+#[async_trait]
+impl Images for ImageStore {
+    async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage> {
+        let image = ImageStore::resolve(self, image)?;
+        let id = image.id.to_string();
+        Ok(ResolvedImage {
+            image_ref: image.digests.first().cloned().unwrap_or_else(|| id.clone()),
+            config: spec_config(&image.config),
+            stop_signal: image.config.as_untrusted().stop_signal.clone().unwrap_or_default(),
+            id,
+        })
+    }
+
+    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf> {
+        let image = ImageStore::resolve(self, image_id)?;
+        Ok(ImageStore::mount_rootfs(self, id.as_str(), &image.id).await?.path)
+    }
+
+    async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {
+        Ok(ImageStore::unmount_rootfs(self, id.as_str()).await?)
+    }
+
+    async fn read_file(&self, path: &Path, file: &str) -> DriverResult<Option<Vec<u8>>> {
+        Ok(ImageStore::read_file(self, &rootfs(path), file).await?)
+    }
+
+    async fn ensure_dir(&self, path: &Path, directory: &str) -> DriverResult<()> {
+        Ok(ImageStore::ensure_dir(self, &rootfs(path), directory, 0, 0).await?)
+    }
+
+    async fn pull(&self, image: &str, credentials: Option<Credentials>) -> DriverResult<String> {
+        Ok(ImageStore::pull(self, image, credentials).await?.to_string())
+    }
+
+    fn find(&self, image: &str) -> DriverResult<Option<ImageSummary>> {
+        Ok(self.status(image)?.map(|image| summary(&image)))
+    }
+
+    fn list(&self) -> DriverResult<Vec<ImageSummary>> {
+        Ok(ImageStore::list(self, None)?
+            .iter()
+            .map(|image| summary(image))
+            .collect())
+    }
+
+    async fn remove(&self, image: &str, in_use: InUse) -> DriverResult<()> {
+        Ok(ImageStore::remove(self, image, move |id| in_use(&id.to_string())).await?)
+    }
+
+    fn usage(&self) -> ImageFsUsage {
+        let info = self.fs_info();
+        ImageFsUsage {
+            mountpoint: info.mountpoint,
+            used_bytes: info.used_bytes,
+            used_inodes: info.used_inodes,
+            at: info.timestamp.into(),
+        }
+    }
+}

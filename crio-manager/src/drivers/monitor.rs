@@ -1,0 +1,512 @@
+//! conmon-rs from the manager's side: launches it, reads its sync pipe and its files.
+
+use super::process;
+use super::runtime::{missing, words};
+use super::seams::{
+    DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch, Placement,
+};
+use crate::model::record::Handler;
+use crate::model::{ContainerId, Exit, ExitStatus};
+use async_trait::async_trait;
+use command_fds::CommandFdExt;
+use command_fds::FdMapping;
+use conmon_rs::contract::{self, SyncMessage};
+use rustix::fs::inotify;
+use std::ffi::OsString;
+use std::io::ErrorKind as IoErrorKind;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// Most of an exec's output that is kept, both streams together, in bytes of log.
+pub const EXEC_OUTPUT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How much longer than an exec's own time-out its monitor may take to kill it and say so.
+const EXEC_MARGIN: Duration = Duration::from_secs(30);
+
+/// Room for an event and the longest file name.
+const INOTIFY_BUFFER_BYTES: usize = 4096;
+
+/// How long a monitor may take to open a log anew.
+const REOPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Most that is read of a file which the monitor or the runtime wrote for us, in bytes.
+const FILE_BYTES: u64 = 64 * 1024;
+
+/// File descriptors that the monitor finds its pipes at.
+const SYNC_FD: i32 = 3;
+const START_FD: i32 = 4;
+
+/// Names in a bundle beside the monitor's own.
+const MONITOR_PID_FILE: &str = "conmon-pidfile";
+const CONTAINER_PID_FILE: &str = "pidfile";
+const RUNTIME_LOG: &str = "runtime.log";
+
+/// conmon-rs, and where its files go.
+#[derive(Debug, Clone)]
+pub struct ConmonRs {
+    /// Exit files, named by container id.
+    pub exits_dir: PathBuf,
+    /// Short names of attach sockets.
+    pub socket_dir: PathBuf,
+    /// A directory per exec under way.
+    pub exec_dir: PathBuf,
+    /// Size at which a log file starts anew, in bytes.
+    pub log_size_max: Option<u64>,
+}
+
+/// The manager's ends of a monitor that is starting.
+struct Starting {
+    child: Child,
+    sync: UnixStream,
+    start: OwnedFd,
+}
+
+impl ConmonRs {
+    /// Makes its directories and removes what execs of an earlier daemon left.
+    pub fn open(self) -> std::io::Result<Self> {
+        match std::fs::remove_dir_all(&self.exec_dir) {
+            Err(error) if error.kind() != IoErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        for directory in [&self.exits_dir, &self.socket_dir, &self.exec_dir] {
+            super::store::make_private_dir(directory)?;
+        }
+        Ok(self)
+    }
+
+    /// Spawns the monitor with its pipes and a small environment.
+    fn spawn(&self, monitor: &Path, arguments: Vec<OsString>, directory: &Path) -> DriverResult<Starting> {
+        let pipes = || -> std::io::Result<_> {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            let (gate, start) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+            Ok((UnixStream::from_std(ours)?, theirs, gate, start))
+        };
+        let (sync, theirs, gate, start) = pipes().map_err(|error| DriverError::io("pipes to the monitor", &error))?;
+        let mut command = Command::new(monitor);
+        command
+            .args(arguments)
+            .current_dir(directory)
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(contract::SYNC_PIPE_ENV, SYNC_FD.to_string())
+            .env(contract::START_PIPE_ENV, START_FD.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+            .fd_mappings(vec![
+                FdMapping {
+                    parent_fd: theirs.into(),
+                    child_fd: SYNC_FD,
+                },
+                FdMapping {
+                    parent_fd: gate,
+                    child_fd: START_FD,
+                },
+            ])
+            .map_err(|error| DriverError::new(ErrorKind::Failed, error.to_string()))?;
+        let child = command.spawn().map_err(|error| missing(monitor, &error))?;
+        Ok(Starting { child, sync, start })
+    }
+
+    fn create_arguments(&self, launch: &MonitorLaunch) -> Vec<OsString> {
+        let mut arguments = Arguments::default();
+        let file = |name| launch.bundle.join(name);
+        arguments.option("--cid", launch.id.as_str());
+        arguments.option("--cuuid", launch.id.as_str());
+        arguments.option("--name", &launch.name);
+        arguments.option("--bundle", &launch.bundle);
+        arguments.option("--conmon-pidfile", file(MONITOR_PID_FILE));
+        arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
+        arguments.option("--exit-dir", &self.exits_dir);
+        arguments.option("--socket-dir-path", &self.socket_dir);
+        arguments.flag("--full-attach");
+        arguments.option("--log-level", "warning");
+        match &launch.log_path {
+            Some(path) => arguments.option("--log-path", prefixed("k8s-file:", path.as_os_str())),
+            None => arguments.option("--log-path", "none"),
+        }
+        if let Some(bytes) = self.log_size_max {
+            arguments.option("--log-size-max", bytes.to_string());
+        }
+        if launch.handler.no_sync_log {
+            arguments.flag("--no-sync-log");
+        }
+        if launch.tty {
+            arguments.flag("--terminal");
+        } else if launch.stdin {
+            arguments.flag("--stdin");
+            if launch.leave_stdin_open {
+                arguments.flag("--leave-stdin-open");
+            }
+        }
+        arguments.runtime(&launch.handler, &file(RUNTIME_LOG));
+        arguments.0
+    }
+
+    /// From the spawned monitor to the created container.
+    async fn birth(&self, starting: &mut Starting, bundle: &Path, place: Placement) -> DriverResult<Launched> {
+        let pid = starting.child.id().and_then(process::identify);
+        let original = pid.ok_or_else(|| DriverError::new(ErrorKind::Failed, "the monitor ended at once"))?;
+        place(original).await?;
+        open_gate(&starting.start)?;
+        foreground_end(&mut starting.child).await?;
+        let pid = match read_sync(&mut starting.sync).await? {
+            SyncMessage::Pid(pid) => pid.get(),
+            SyncMessage::Failed { message } => return Err(refused(bundle, message.as_bytes()).await),
+            SyncMessage::ExitCode(_) | SyncMessage::TimedOut => {
+                return Err(DriverError::new(
+                    ErrorKind::Failed,
+                    "the monitor answers a create with an exec's message",
+                ));
+            }
+        };
+        let process = process::identify(pid)
+            .ok_or_else(|| DriverError::new(ErrorKind::Failed, "the container ended before it was started"))?;
+        let monitor = read_bounded(&bundle.join(MONITOR_PID_FILE)).await?;
+        let monitor = monitor.and_then(|pid| String::from_utf8_lossy(&pid).trim().parse().ok());
+        Ok(Launched {
+            process,
+            monitor: monitor.and_then(process::identify),
+        })
+    }
+}
+
+#[async_trait]
+impl Monitor for ConmonRs {
+    async fn create(&self, launch: MonitorLaunch, place: Placement, limit: Duration) -> DriverResult<Launched> {
+        let mut starting = self.spawn(
+            &launch.handler.monitor_path,
+            self.create_arguments(&launch),
+            &launch.bundle,
+        )?;
+        let outcome = match timeout(limit, self.birth(&mut starting, &launch.bundle, place)).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => {
+                let said = runtime_words(&launch.bundle)
+                    .await
+                    .map_or(String::new(), |words| format!(": {words}"));
+                let what = format!(
+                    "{}: the container was not created within {limit:?}{said}",
+                    launch.handler.name
+                );
+                Err(DriverError::new(ErrorKind::TimedOut, what))
+            }
+        };
+        if outcome.is_err() {
+            // Before the gate closes: to the monitor, a closed gate is an open one.
+            end(&mut starting.child).await;
+        }
+        outcome
+    }
+
+    async fn exec(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome> {
+        let session = tempfile::Builder::new()
+            .prefix("exec-")
+            .tempdir_in(&self.exec_dir)
+            .map_err(|error| DriverError::io("exec directory", &error))?;
+        let file = |name: &str| session.path().join(name);
+        let spec = file("process.json");
+        tokio::fs::write(&spec, &exec.process_json)
+            .await
+            .map_err(|error| DriverError::io("exec spec", &error))?;
+
+        let mut arguments = Arguments::default();
+        arguments.flag("--exec");
+        arguments.flag("--sync");
+        arguments.option("--cid", exec.id.as_str());
+        arguments.option("--exec-process-spec", &spec);
+        arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
+        arguments.option("--log-path", prefixed("k8s-file:", file("log").as_os_str()));
+        arguments.option("--log-global-size-max", EXEC_OUTPUT_BYTES.to_string());
+        arguments.option("--log-level", "error");
+        arguments.flag("--no-sync-log");
+        if exec.tty {
+            arguments.flag("--terminal");
+        }
+        if let Some(timeout) = exec.timeout {
+            arguments.option("--timeout", timeout.as_secs().max(1).to_string());
+        }
+        arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
+
+        let mut starting = self.spawn(&exec.handler.monitor_path, arguments.0, session.path())?;
+        open_gate(&starting.start)?;
+        let answer = async {
+            let message = read_sync(&mut starting.sync).await;
+            // Its own end, so that nothing of it is left when the caller hears of it.
+            let ended = starting
+                .child
+                .wait()
+                .await
+                .map_err(|error| DriverError::io("wait for the monitor", &error))?;
+            message.map_err(|error| DriverError::new(error.kind, format!("{error} ({ended})")))
+        };
+        let message = match exec.timeout {
+            None => answer.await,
+            Some(limit) => timeout(limit + EXEC_MARGIN, answer).await.unwrap_or_else(|_elapsed| {
+                Err(DriverError::new(
+                    ErrorKind::TimedOut,
+                    "the exec's monitor does not come to an end, killed",
+                ))
+            }),
+        };
+        match message {
+            Ok(SyncMessage::ExitCode(code)) => {
+                let (stdout, stderr) = exec_output(&file("log")).await?;
+                Ok(ExecOutcome::Ended {
+                    exit_code: i32::from(code),
+                    stdout,
+                    stderr,
+                })
+            }
+            Ok(SyncMessage::TimedOut) => Ok(ExecOutcome::TimedOut),
+            Ok(SyncMessage::Failed { message }) => Err(refused(session.path(), message.as_bytes()).await),
+            Ok(SyncMessage::Pid(_)) => Err(DriverError::new(
+                ErrorKind::Failed,
+                "the monitor answers an exec with a create's message",
+            )),
+            Err(error) => {
+                end(&mut starting.child).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn reopen_log(&self, bundle: &Path, log_path: &Path) -> DriverResult<()> {
+        let what = || format!("reopen {}", log_path.display());
+        let (directory, name) = match (log_path.parent(), log_path.file_name()) {
+            (Some(directory), Some(name)) => (directory, name),
+            _ => {
+                return Err(DriverError::new(
+                    ErrorKind::Invalid,
+                    format!("{}: not a file's path", what()),
+                ));
+            }
+        };
+        let watch = || -> std::io::Result<_> {
+            let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+            inotify::add_watch(
+                &changes,
+                directory,
+                inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO,
+            )?;
+            super::readiness::watch(changes)
+        };
+        let made = watch().map_err(|error| DriverError::io(what(), &error))?;
+        let mut control = tokio::net::unix::pipe::OpenOptions::new()
+            .open_sender(bundle.join(contract::CONTROL_FIFO))
+            .map_err(|error| DriverError::io(format!("{}: the monitor does not listen", what()), &error))?;
+        control
+            .write_all(contract::REOPEN_LOG)
+            .await
+            .map_err(|error| DriverError::io(what(), &error))?;
+        let appears = async {
+            let mut buffer = [std::mem::MaybeUninit::uninit(); INOTIFY_BUFFER_BYTES];
+            let mut events = inotify::Reader::new(made.get_ref(), &mut buffer);
+            loop {
+                let mut ready = made.readable().await?;
+                match events.next() {
+                    Ok(event) if event.file_name().is_some_and(|made| made.to_bytes() == name.as_bytes()) => {
+                        return Ok(());
+                    }
+                    Ok(_) => {}
+                    Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                    Err(error) => return Err(std::io::Error::from(error)),
+                }
+            }
+        };
+        match timeout(REOPEN_LIMIT, appears).await {
+            Ok(done) => done.map_err(|error| DriverError::io(what(), &error)),
+            Err(_elapsed) => {
+                let why = format!("{}: the monitor made no new file within {REOPEN_LIMIT:?}", what());
+                Err(DriverError::new(ErrorKind::TimedOut, why))
+            }
+        }
+    }
+
+    async fn recorded_exit(&self, id: &ContainerId, bundle: &Path) -> DriverResult<Option<Exit>> {
+        let path = self.exits_dir.join(id.as_str());
+        let Some(content) = read_bounded(&path).await? else {
+            return Ok(None);
+        };
+        let written = tokio::fs::metadata(&path).await.and_then(|file| file.modified());
+        let at = written.map_err(|error| DriverError::io(path.display(), &error))?.into();
+        let status = match contract::ExitCode::parse(&content) {
+            Some(contract::ExitCode::Status(code)) => ExitStatus::Code(code),
+            Some(contract::ExitCode::Unknown) => ExitStatus::Unknown("its monitor could not learn the status".into()),
+            None => ExitStatus::Unknown(format!("{} holds no exit code", path.display())),
+        };
+        Ok(Some(Exit {
+            status,
+            oom_killed: self.saw_oom(bundle).await,
+            at,
+        }))
+    }
+
+    async fn saw_oom(&self, bundle: &Path) -> bool {
+        tokio::fs::try_exists(bundle.join(contract::OOM_FILE))
+            .await
+            .unwrap_or(false)
+    }
+
+    async fn forget_exit(&self, id: &ContainerId) -> DriverResult<()> {
+        let path = self.exits_dir.join(id.as_str());
+        match tokio::fs::remove_file(&path).await {
+            Err(error) if error.kind() != IoErrorKind::NotFound => Err(DriverError::io(path.display(), &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A command line in the making.
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.push(name.into());
+        self.0.push(value.into());
+    }
+
+    fn runtime(&mut self, handler: &Handler, log: &Path) {
+        self.option("--runtime", &handler.path);
+        if handler.systemd_cgroup {
+            self.flag("--systemd-cgroup");
+        }
+        for argument in [
+            prefixed("--root=", handler.root.as_os_str()),
+            prefixed("--log=", log.as_os_str()),
+            OsString::from("--log-format=json"),
+        ] {
+            self.option("--runtime-arg", argument);
+        }
+    }
+}
+
+fn prefixed(prefix: &str, value: &std::ffi::OsStr) -> OsString {
+    let mut whole = OsString::from(prefix);
+    whole.push(value);
+    whole
+}
+
+/// Lets a placed monitor go on.
+fn open_gate(start: &OwnedFd) -> DriverResult<()> {
+    let written = nix::unistd::write(start, &[0]).map_err(std::io::Error::from);
+    written
+        .map(drop)
+        .map_err(|error| DriverError::io("start pipe of the monitor", &error))
+}
+
+/// Waits for the process that was spawned: it checks its arguments, forks the monitor proper and ends.
+async fn foreground_end(child: &mut Child) -> DriverResult<()> {
+    let mut said = Vec::new();
+    let stderr = child.stderr.take();
+    let read = async {
+        if let Some(stderr) = stderr {
+            // A read error ends the output; the exit status tells what matters.
+            let _ = stderr.take(FILE_BYTES).read_to_end(&mut said).await;
+        }
+    };
+    let (status, ()) = tokio::join!(child.wait(), read);
+    let status = status.map_err(|error| DriverError::io("wait for the monitor", &error))?;
+    if status.success() {
+        return Ok(());
+    }
+    let why = words(&said).unwrap_or_else(|| "it said nothing".to_owned());
+    Err(DriverError::new(ErrorKind::Failed, format!("monitor: {status}: {why}")))
+}
+
+/// Reads the one message of a create or an exec.
+async fn read_sync(sync: &mut UnixStream) -> DriverResult<SyncMessage> {
+    let mut message = Vec::new();
+    let mut chunk = [0; contract::SYNC_MESSAGE_LIMIT_BYTES];
+    while message.len() < contract::SYNC_MESSAGE_LIMIT_BYTES && !message.ends_with(b"\n") {
+        match sync.read(&mut chunk).await {
+            Ok(0) => break,
+            Ok(length) => message.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+            Err(error) => return Err(DriverError::io("sync pipe of the monitor", &error)),
+        }
+    }
+    SyncMessage::parse(&message).map_err(|error| {
+        let what = if message.is_empty() {
+            "the monitor ended without a word".to_owned()
+        } else {
+            error.to_string()
+        };
+        DriverError::new(ErrorKind::Failed, what)
+    })
+}
+
+/// Kills the spawned process, if it is still there, and reaps it.
+async fn end(child: &mut Child) {
+    if let Err(error) = child.kill().await {
+        tracing::warn!(%error, "kill the monitor's first process, ignoring");
+    }
+}
+
+/// Why the runtime refused: the words in its log, else those the monitor passed on.
+async fn refused(directory: &Path, passed_on: &[u8]) -> DriverError {
+    let words = match runtime_words(directory).await {
+        Some(logged) => logged,
+        None => words(passed_on).unwrap_or_else(|| "the OCI runtime failed without a word".to_owned()),
+    };
+    DriverError::new(ErrorKind::Failed, words)
+}
+
+async fn runtime_words(directory: &Path) -> Option<String> {
+    words(&read_bounded(&directory.join(RUNTIME_LOG)).await.ok()??)
+}
+
+/// A small file's content; `None` when there is none.
+async fn read_bounded(path: &Path) -> DriverResult<Option<Vec<u8>>> {
+    let read = async {
+        let mut content = Vec::new();
+        tokio::fs::File::open(path)
+            .await?
+            .take(FILE_BYTES)
+            .read_to_end(&mut content)
+            .await?;
+        Ok(content)
+    };
+    match read.await {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if IoErrorKind::NotFound == std::io::Error::kind(&error) => Ok(None),
+        Err(error) => Err(DriverError::io(path.display(), &error)),
+    }
+}
+
+/// Takes an exec's log apart into its two streams.
+async fn exec_output(log: &Path) -> DriverResult<(Vec<u8>, Vec<u8>)> {
+    let content = tokio::fs::read(log)
+        .await
+        .map_err(|error| DriverError::io("exec output", &error))?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    for record in content
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter_map(contract::parse_log_line)
+    {
+        let stream = match record.stream {
+            contract::Stream::Stdout => &mut stdout,
+            contract::Stream::Stderr => &mut stderr,
+        };
+        stream.extend_from_slice(record.content);
+        if !record.partial {
+            stream.push(b'\n');
+        }
+    }
+    Ok((stdout, stderr))
+}

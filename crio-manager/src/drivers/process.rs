@@ -1,0 +1,213 @@
+//! Processes by identity: pidfds, and what `/proc` says beside them.
+
+use super::readiness;
+use super::seams::{DriverError, DriverResult, ErrorKind, ProcessHandle, Processes};
+use crate::model::{ExitStatus, ProcessId};
+use async_trait::async_trait;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::io::unix::AsyncFd;
+
+/// The processes of this host.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostProcesses;
+
+impl Processes for HostProcesses {
+    fn hold(&self, id: ProcessId) -> Option<Arc<dyn ProcessHandle>> {
+        let pid = Pid::from_raw(i32::try_from(id.pid.get()).ok()?)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+        // The pidfd is of whoever has the pid now; only the start time tells whether that is the one meant.
+        if start_ticks(id.pid)? != id.start_ticks {
+            return None;
+        }
+        let pidfd = readiness::watch(pidfd).ok()?;
+        Some(Arc::new(HeldProcess { id, pidfd }))
+    }
+}
+
+/// The identity of the process that has this pid now; `None` when there is none.
+pub fn identify(pid: u32) -> Option<ProcessId> {
+    let pid = NonZeroU32::new(pid)?;
+    Some(ProcessId {
+        pid,
+        start_ticks: start_ticks(pid)?,
+    })
+}
+
+/// Fields of `/proc/<pid>/stat` after the name, which may itself hold blanks and parentheses; the first is field 3.
+fn stat_fields(pid: NonZeroU32) -> Option<Vec<String>> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&stat);
+    let (_, after_name) = text.rsplit_once(')')?;
+    Some(after_name.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+fn start_ticks(pid: NonZeroU32) -> Option<u64> {
+    stat_fields(pid)?.get(22 - 3)?.parse().ok()
+}
+
+/// What identifies the program a process runs: device and inode of its binary.
+pub fn program(pid: NonZeroU32) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let binary = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((binary.dev(), binary.ino()))
+}
+
+struct HeldProcess {
+    id: ProcessId,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+#[async_trait]
+impl ProcessHandle for HeldProcess {
+    async fn ended(&self) {
+        // A pidfd becomes readable when its process has ended, and stays so.
+        if let Err(error) = self.pidfd.readable().await {
+            tracing::error!(pid = self.id.pid, %error, "wait on pidfd");
+        }
+    }
+
+    fn exit_status(&self) -> Option<ExitStatus> {
+        let raw = exit_info(self.pidfd.get_ref()).or_else(|| zombie_status(self.id))?;
+        Some(ExitStatus::from_wait_status(raw))
+    }
+
+    fn signal(&self, signal: i32) -> DriverResult<()> {
+        let what = || format!("signal {signal} to process {}", self.id.pid);
+        let Some(number) = Signal::from_named_raw(signal) else {
+            return real_time_signal(self.pidfd.get_ref(), signal).map_err(|error| DriverError::io(what(), &error));
+        };
+        match pidfd_send_signal(self.pidfd.get_ref(), number) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(DriverError::new(ErrorKind::Failed, format!("{}: {error}", what()))),
+        }
+    }
+
+    fn catches(&self, signal: i32) -> bool {
+        let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", self.id.pid)) else {
+            return false;
+        };
+        // A blocked signal waits for its handler, or for a read of a signalfd: it is not lost either.
+        let handled = ["SigCgt:", "SigBlk:"]
+            .iter()
+            .filter_map(|key| status.lines().find_map(|line| line.strip_prefix(key)))
+            .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .fold(0, std::ops::BitOr::bitor);
+        u32::try_from(signal - 1).is_ok_and(|bit| handled.checked_shr(bit).is_some_and(|mask| mask & 1 == 1))
+    }
+}
+
+/// The raw status of a zombie, field 52 of its stat: what its parent has not yet fetched. Its pid cannot be re-used.
+fn zombie_status(id: ProcessId) -> Option<i32> {
+    let fields = stat_fields(id.pid)?;
+    let field = |number: usize| fields.get(number - 3);
+    if field(3)? != "Z" || field(22)?.parse::<u64>().ok()? != id.start_ticks {
+        return None;
+    }
+    field(52)?.parse().ok()
+}
+
+/// `struct pidfd_info` of linux/pidfd.h, as of its first version (64 bytes).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup_id: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+
+/// The raw status of a reaped process (Linux 6.15 and later). The mask's bit says whether it is there: without it the
+/// field is 0 and would look like success.
+#[allow(unsafe_code)] // An ioctl that neither rustix nor nix wraps.
+fn exit_info(pidfd: &OwnedFd) -> Option<i32> {
+    const PIDFD_GET_INFO: rustix::ioctl::Opcode = rustix::ioctl::opcode::read_write::<PidfdInfo>(0xff, 11);
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the opcode carries the size of `PidfdInfo`, which is the kernel's own layout, and the kernel writes no more.
+    let done = unsafe {
+        rustix::ioctl::ioctl(
+            pidfd,
+            rustix::ioctl::Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info),
+        )
+    };
+    (done.is_ok() && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+/// rustix names no real-time signals, since libc keeps some of them for itself; an image may ask for one.
+#[allow(unsafe_code)] // A system call with plain numbers.
+fn real_time_signal(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: passes two numbers, a null pointer that the kernel takes for "no siginfo", and no flags.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match std::io::Error::last_os_error() {
+        _ if sent == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn child(script: &str) -> (tokio::process::Child, Arc<dyn ProcessHandle>) {
+        let child = tokio::process::Command::new("sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let id = identify(child.id().unwrap()).unwrap();
+        let handle = HostProcesses.hold(id).unwrap();
+        (child, handle)
+    }
+
+    #[tokio::test]
+    async fn the_kernel_tells_the_code_of_a_zombie_and_of_a_reaped_process() {
+        let (mut child, handle) = child("read x; exit 7").await;
+        assert_eq!(handle.exit_status(), None, "while it runs");
+        handle.signal(libc::SIGKILL).unwrap();
+        handle.ended().await;
+        assert_eq!(handle.exit_status(), Some(ExitStatus::Code(137)), "zombie");
+        child.wait().await.unwrap();
+        if exit_info(&pidfd_open(Pid::INIT, PidfdFlags::empty()).unwrap()).is_none() {
+            // On kernels before 6.15 nothing is known after the reaping.
+            assert!(
+                matches!(handle.exit_status(), None | Some(ExitStatus::Code(137))),
+                "reaped"
+            );
+        }
+        handle.signal(libc::SIGTERM).unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_process_with_the_same_pid_is_not_taken_for_it() {
+        let (child, _handle) = child("read x").await;
+        let mut id = identify(child.id().unwrap()).unwrap();
+        id.start_ticks += 1;
+        assert!(HostProcesses.hold(id).is_none());
+    }
+
+    #[tokio::test]
+    async fn real_time_signals_reach_it() {
+        let (mut child, handle) = child("read x").await;
+        handle.signal(37).unwrap();
+        let status = child.wait().await.unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(37));
+    }
+}

@@ -1,0 +1,277 @@
+//! The OCI runtime's command line: runc, crun and whoever speaks it. Create and exec are the monitor's.
+
+use super::process;
+use super::seams::{DriverError, DriverResult, ErrorKind, HandlerHealth, OciRuntime};
+use crate::model::record::Handler;
+use crate::model::{ContainerId, ProcessId, Timestamp};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::process::Stdio;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::time::{Instant, timeout};
+
+/// How long `start`, `delete` and a probe may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the started process may take from the runtime's init to its own program.
+const EXEC_LIMIT: Duration = Duration::from_secs(5);
+
+/// Most of a command's output that is kept, in bytes.
+const OUTPUT_BYTES: u64 = 64 * 1024;
+
+/// The configured runtimes.
+pub struct CommandLine {
+    handlers: BTreeMap<String, Handler>,
+    default: String,
+    health: RwLock<Vec<HandlerHealth>>,
+}
+
+impl CommandLine {
+    /// Takes the configured runtimes; nothing is run before `probe`.
+    pub fn new(handlers: BTreeMap<String, Handler>, default: String) -> Self {
+        Self {
+            handlers,
+            default,
+            health: RwLock::default(),
+        }
+    }
+
+    /// Asks every runtime for its version and remembers the answer for `health`.
+    pub async fn probe(&self) {
+        let mut health = Vec::new();
+        for (name, handler) in &self.handlers {
+            let version = run(handler, &["--version"], PROBE_LIMIT)
+                .await
+                .map(|output| output.lines().next().unwrap_or_default().to_owned())
+                .map_err(|error| error.to_string());
+            health.push(HandlerHealth {
+                name: name.clone(),
+                is_default: *name == self.default,
+                version,
+            });
+        }
+        *self.health.write().unwrap_or_else(PoisonError::into_inner) = health;
+    }
+
+    /// Probes now and again for as long as the daemon runs.
+    pub async fn keep_probing(self: Arc<Self>, every: Duration) {
+        loop {
+            self.probe().await;
+            tokio::time::sleep(every).await;
+        }
+    }
+}
+
+#[async_trait]
+impl OciRuntime for CommandLine {
+    fn handler(&self, name: &str) -> DriverResult<Handler> {
+        let name = if name.is_empty() { &self.default } else { name };
+        self.handlers.get(name).cloned().ok_or_else(|| {
+            let known: Vec<_> = self.handlers.keys().map(String::as_str).collect();
+            DriverError::new(
+                ErrorKind::Invalid,
+                format!("no runtime handler {name:?}; there are {}", known.join(", ")),
+            )
+        })
+    }
+
+    async fn start(&self, handler: &Handler, id: &ContainerId, process: ProcessId) -> DriverResult<()> {
+        let before = process::program(process.pid);
+        run(handler, &["start", id.as_str()], COMMAND_LIMIT).await?;
+        // The runtime is done before its init has become the container's program: a signal sent now would meet a
+        // process that has no handler yet and, as the first of its PID namespace, lose it.
+        let deadline = Instant::now() + EXEC_LIMIT;
+        let mut pause = Duration::from_micros(100);
+        while process::identify(process.pid.get()) == Some(process)
+            && process::program(process.pid).is_some_and(|now| Some(now) == before)
+        {
+            if Instant::now() > deadline {
+                tracing::debug!(container_id = %id, "still the runtime's own program, going on");
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
+        if !handler.root.join(id.as_str()).exists() {
+            return Ok(());
+        }
+        run(handler, &["delete", "--force", id.as_str()], COMMAND_LIMIT).await?;
+        Ok(())
+    }
+
+    fn started_at(&self, handler: &Handler, id: &ContainerId) -> Option<Timestamp> {
+        // The start takes the fifo away that holds the container's init: the last change of the directory.
+        let state = handler.root.join(id.as_str());
+        let changed = std::fs::metadata(&state)
+            .and_then(|directory| directory.modified())
+            .ok()?;
+        (!state.join("exec.fifo").exists()).then(|| changed.into())
+    }
+
+    fn health(&self) -> Vec<HandlerHealth> {
+        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Runs one command of the runtime, at most `limit`; its standard output. Past the limit its process group is killed.
+///
+/// Errors: `NotFound` when the binary is missing, `TimedOut`, `Failed` with the runtime's own words.
+async fn run(handler: &Handler, arguments: &[&str], limit: Duration) -> DriverResult<String> {
+    let what = format!("{} {}", handler.name, arguments.first().unwrap_or(&""));
+    let mut command = Command::new(&handler.path);
+    command
+        .args([OsStr::new("--root"), handler.root.as_os_str()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| missing(&handler.path, &error))?;
+    let group = child
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .map(nix::unistd::Pid::from_raw);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let finished = timeout(limit, async {
+        tokio::join!(read_some(stdout), read_some(stderr), child.wait())
+    })
+    .await;
+    let Ok((stdout, stderr, status)) = finished else {
+        if let Some(group) = group {
+            // The leader is not reaped yet, so the group is still this command's.
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        }
+        return Err(DriverError::new(
+            ErrorKind::TimedOut,
+            format!("{what}: no end after {limit:?}, killed"),
+        ));
+    };
+    let status = status.map_err(|error| DriverError::io(&what, &error))?;
+    if status.success() {
+        return Ok(String::from_utf8_lossy(&stdout).into_owned());
+    }
+    Err(DriverError::new(
+        ErrorKind::Failed,
+        format!("{what}: {}", words(&stderr).unwrap_or_else(|| status.to_string())),
+    ))
+}
+
+/// A binary that cannot be run.
+pub fn missing(path: &std::path::Path, error: &std::io::Error) -> DriverError {
+    let kind = if error.kind() == std::io::ErrorKind::NotFound {
+        ErrorKind::NotFound
+    } else {
+        ErrorKind::Failed
+    };
+    DriverError::new(kind, format!("run {}: {error}", path.display()))
+}
+
+/// The first bytes of a stream; the rest is read and dropped, so that the writer is not held up.
+async fn read_some(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    if let Some(mut stream) = stream {
+        // A read error ends the output; the exit status tells what matters.
+        let _ = (&mut stream).take(OUTPUT_BYTES).read_to_end(&mut kept).await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+    kept
+}
+
+/// What a runtime says went wrong: the message of its last JSON or logfmt error line, else its last line.
+pub fn words(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let logged = lines.iter().rev().find_map(|line| {
+        let entry: serde_json::Value = serde_json::from_str(line).ok()?;
+        let level = entry.get("level").and_then(|level| level.as_str()).unwrap_or("error");
+        let message = entry.get("msg")?.as_str()?;
+        matches!(level, "error" | "fatal" | "panic").then(|| message.to_owned())
+    });
+    logged.or_else(|| lines.last().map(|line| (*line).to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_line_is_what_the_runtime_says() {
+        let json = br#"{"level":"warning","msg":"w","time":"t"}
+{"level":"error","msg":"exec: \"nope\": not found","time":"t"}
+{"level":"info","msg":"bye"}"#;
+        assert_eq!(words(json).unwrap(), "exec: \"nope\": not found");
+        assert_eq!(words(b"first\n  last words \n\n").unwrap(), "last words");
+        assert_eq!(words(b"\n \n"), None);
+        assert_eq!(words(b"\xff\xfe{").unwrap(), "\u{fffd}\u{fffd}{");
+    }
+
+    fn handler(script: &str, directory: &std::path::Path) -> Handler {
+        use std::os::unix::fs::PermissionsExt;
+        let path = directory.join("runtime");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Handler {
+            name: "test".into(),
+            path,
+            root: directory.join("root"),
+            create_timeout: Duration::from_secs(1),
+            systemd_cgroup: false,
+            monitor_path: "/usr/bin/conmon-rs".into(),
+            no_sync_log: false,
+            min_memory_bytes: 0,
+            allowed_annotations: Default::default(),
+            privileged_without_host_devices: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hanging_command_is_killed_with_all_it_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let handler = handler("sleep 1000 & echo $! > \"$0.pid\"; wait", directory.path());
+        let error = run(&handler, &["start"], Duration::from_millis(300)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::TimedOut);
+        let pid: u32 = std::fs::read_to_string(handler.path.with_extension("pid"))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        if let Some(held) =
+            process::identify(pid).and_then(|id| super::super::seams::Processes::hold(&process::HostProcesses, id))
+        {
+            timeout(Duration::from_secs(30), held.ended())
+                .await
+                .expect("its child is killed");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_errors_neither_blocks_nor_fills_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let handler = handler(
+            "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo; exit 3",
+            directory.path(),
+        );
+        let error = run(&handler, &["start"], Duration::from_secs(60)).await.unwrap_err();
+        assert!(error.message.len() < 2 * OUTPUT_BYTES as usize);
+    }
+
+    #[tokio::test]
+    async fn a_missing_binary_is_said_with_its_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut handler = handler("", directory.path());
+        handler.path = "/nowhere/runc".into();
+        let error = run(&handler, &["start"], Duration::from_secs(60)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        assert!(error.message.contains("/nowhere/runc"), "{error}");
+    }
+}

@@ -1,0 +1,480 @@
+//! The seams between `lifecycle` and the outside: one trait per outside thing, as wide as its caller needs.
+//!
+//! Every `release`-like call (delete, remove, unmount, unpin, teardown, forget) is idempotent and accepts half-made
+//! things, so undo, Remove and restore are the same calls.
+
+use crate::drivers::image::Credentials;
+use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
+use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
+use async_trait::async_trait;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What went wrong outside, in the words of whoever knows, and of what kind it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct DriverError {
+    /// What a caller may do about it.
+    pub kind: ErrorKind,
+    /// The cause, one line.
+    pub message: String,
+}
+
+/// Kinds of failures that callers tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// What was asked for cannot be: the request or the image is wrong.
+    Invalid,
+    /// The thing named does not exist.
+    NotFound,
+    /// A deadline passed.
+    TimedOut,
+    /// A service of the outside (registry, CNI) does not answer or is not configured.
+    Unavailable,
+    /// Credentials are missing or refused.
+    Denied,
+    /// Disk, memory, pids or addresses ran out.
+    Exhausted,
+    /// Something still uses it.
+    InUse,
+    /// Anything else.
+    Failed,
+}
+
+impl DriverError {
+    /// A failure of this kind.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// An error with its causes, in one line: `what: because: because`.
+    pub fn chain(kind: ErrorKind, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut full = false;
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many errors already say their cause.
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            full |= error.downcast_ref().is_some_and(is_full);
+            cause = error.source();
+        }
+        Self::new(if full { ErrorKind::Exhausted } else { kind }, message)
+    }
+
+    /// An I/O error in doing `what`; a full disk is told apart.
+    pub fn io(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let kind = if is_full(error) {
+            ErrorKind::Exhausted
+        } else {
+            ErrorKind::Failed
+        };
+        Self::new(kind, format!("{what}: {error}"))
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// What a driver's call returns.
+pub type DriverResult<T> = Result<T, DriverError>;
+
+/// All seams of a node.
+#[derive(Clone)]
+pub struct Drivers {
+    /// runc, crun.
+    pub runtime: Arc<dyn OciRuntime>,
+    /// conmon-rs.
+    pub monitor: Arc<dyn Monitor>,
+    /// Processes of this host.
+    pub process: Arc<dyn Processes>,
+    /// Control groups.
+    pub cgroup: Arc<dyn Cgroups>,
+    /// Pinned namespaces.
+    pub namespaces: Arc<dyn NamespacePins>,
+    /// CNI.
+    pub network: Arc<dyn PodNetworks>,
+    /// Images and root file systems.
+    pub image: Arc<dyn Images>,
+    /// Bundles and the files of pods.
+    pub bundle: Arc<dyn Bundles>,
+    /// Files of the host that requests name.
+    pub host: Arc<dyn HostFiles>,
+    /// Durable records.
+    pub store: Arc<dyn Records>,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The OCI runtime's commands beside create and exec, which the monitor runs.
+#[async_trait]
+pub trait OciRuntime: Send + Sync {
+    /// The handler of this name (empty: the default). `NotFound` names those there are.
+    fn handler(&self, name: &str) -> DriverResult<Handler>;
+
+    /// Starts a created container; returns once its own program runs, or the process is gone.
+    async fn start(&self, handler: &Handler, id: &ContainerId, process: ProcessId) -> DriverResult<()>;
+
+    /// Deletes it with force; `Ok` when the runtime knows nothing of it.
+    async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()>;
+
+    /// When a container that stands was started, as the runtime's own state says; `None` before. Runs nothing.
+    fn started_at(&self, handler: &Handler, id: &ContainerId) -> Option<Timestamp>;
+
+    /// Whether each configured runtime answers, from memory.
+    fn health(&self) -> Vec<HandlerHealth>;
+}
+
+/// What a probe of a runtime found last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandlerHealth {
+    /// Its name in the configuration.
+    pub name: String,
+    /// It is the one used when a pod names none.
+    pub is_default: bool,
+    /// Its version line, or why there is none.
+    pub version: Result<String, String>,
+}
+
+/// What to launch a monitor for.
+#[derive(Debug, Clone)]
+pub struct MonitorLaunch {
+    /// The container.
+    pub id: ContainerId,
+    /// Its name, for logs.
+    pub name: String,
+    /// The runtime that makes it.
+    pub handler: Handler,
+    /// Its bundle: config.json and the monitor's own files.
+    pub bundle: PathBuf,
+    /// The log file; `None` keeps no log.
+    pub log_path: Option<PathBuf>,
+    /// A terminal.
+    pub tty: bool,
+    /// Standard input stays open for clients.
+    pub stdin: bool,
+    /// Standard input stays open when the first client goes.
+    pub leave_stdin_open: bool,
+    /// The monitor's cgroup.
+    pub monitor_cgroup: CgroupPath,
+}
+
+/// A container that stands: its first process, waiting to be started, and its monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launched {
+    /// The container's first process.
+    pub process: ProcessId,
+    /// The monitor; `None` if it ended at once.
+    pub monitor: Option<ProcessId>,
+}
+
+/// A command to run in a container.
+#[derive(Debug, Clone)]
+pub struct ExecLaunch {
+    /// The container.
+    pub id: ContainerId,
+    /// The runtime that made it.
+    pub handler: Handler,
+    /// The process, as OCI JSON.
+    pub process_json: Vec<u8>,
+    /// A terminal.
+    pub tty: bool,
+    /// Kill it after this; `None` waits for ever.
+    pub timeout: Option<Duration>,
+}
+
+/// What became of an exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecOutcome {
+    /// It ended.
+    Ended {
+        /// 0–255; 128 + signal.
+        exit_code: i32,
+        /// Standard output, at most `EXEC_OUTPUT_BYTES` with the other.
+        stdout: Vec<u8>,
+        /// Standard error.
+        stderr: Vec<u8>,
+    },
+    /// It took too long and was killed, with all it had started.
+    TimedOut,
+}
+
+/// Puts a process into a cgroup, between the monitor's birth and its first child.
+pub type Placement = Box<dyn FnOnce(ProcessId) -> futures::future::BoxFuture<'static, DriverResult<()>> + Send>;
+
+/// conmon-rs.
+#[async_trait]
+pub trait Monitor: Send + Sync {
+    /// Launches a monitor, has it placed, and waits until the container is created, at most `limit`.
+    ///
+    /// On any error the creator that this call started is dead or in the monitor's cgroup, for the caller to kill.
+    async fn create(&self, launch: MonitorLaunch, place: Placement, limit: Duration) -> DriverResult<Launched>;
+
+    /// Runs a command to its end.
+    async fn exec(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome>;
+
+    /// Has the log file opened anew; returns once it exists.
+    async fn reopen_log(&self, bundle: &Path, log_path: &Path) -> DriverResult<()>;
+
+    /// What the monitor wrote about the container's end; `None` when it wrote nothing.
+    async fn recorded_exit(&self, id: &ContainerId, bundle: &Path) -> DriverResult<Option<Exit>>;
+
+    /// Whether the monitor has noted an out-of-memory kill.
+    async fn saw_oom(&self, bundle: &Path) -> bool;
+
+    /// Removes what the monitor wrote about the end.
+    async fn forget_exit(&self, id: &ContainerId) -> DriverResult<()>;
+}
+
+/// Processes, by identity and never by pid alone.
+pub trait Processes: Send + Sync {
+    /// Takes hold of a process; `None` when it is gone, or its pid belongs to another now.
+    fn hold(&self, id: ProcessId) -> Option<Arc<dyn ProcessHandle>>;
+}
+
+/// A hold on one process: a pidfd.
+#[async_trait]
+pub trait ProcessHandle: Send + Sync {
+    /// Waits for its end.
+    async fn ended(&self);
+
+    /// How it ended, as far as the kernel tells somebody who is not its parent.
+    ///
+    /// Source: `PIDFD_GET_INFO` (only with its mask bit), else the zombie's field 52 in `/proc/<pid>/stat`.
+    fn exit_status(&self) -> Option<ExitStatus>;
+
+    /// Sends a signal, 1–64; `Ok` when it is gone already.
+    fn signal(&self, signal: i32) -> DriverResult<()>;
+
+    /// It handles this signal itself. The first process of a PID namespace loses every other signal but SIGKILL.
+    fn catches(&self, signal: i32) -> bool;
+}
+
+/// Control groups.
+#[async_trait]
+pub trait Cgroups: Send + Sync {
+    /// A cgroup parent as the client wrote it (empty: the default), checked. `Invalid` when it is the other driver's syntax.
+    fn parent(&self, asked: &str) -> DriverResult<CgroupPath>;
+
+    /// Makes a cgroup and puts a process into it.
+    async fn place(&self, cgroup: &CgroupPath, process: ProcessId) -> DriverResult<()>;
+
+    /// Kills all processes in it and beneath, thaws it, waits until it is empty, at most `limit`.
+    async fn kill(&self, cgroup: &CgroupPath, limit: Duration) -> DriverResult<()>;
+
+    /// Removes it and those beneath; `Ok` when it is gone.
+    async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()>;
+
+    /// Whether memory, hugetlb and so on can be limited here; a sentence for Status.
+    fn describe(&self) -> CgroupSummary;
+}
+
+/// What this host's cgroups can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CgroupSummary {
+    /// `v1`, `v2` or `hybrid`.
+    pub version: String,
+    /// Controllers.
+    pub controllers: Vec<String>,
+    /// There is a hugetlb controller that the OCI runtime can use.
+    pub hugetlb: bool,
+}
+
+/// Namespaces that outlive processes.
+#[async_trait]
+pub trait NamespacePins: Send + Sync {
+    /// Makes and pins what the pod has to itself; loopback is up, hostname and sysctls are set.
+    async fn pin(&self, plan: &SandboxPlan) -> DriverResult<PinnedNamespaces>;
+
+    /// Unpins all of the pod's.
+    async fn unpin(&self, id: &SandboxId) -> DriverResult<()>;
+}
+
+/// Pod networks.
+#[async_trait]
+pub trait PodNetworks: Send + Sync {
+    /// `Ok` when pods can be connected, else why not; from memory.
+    fn ready(&self) -> Result<(), String>;
+
+    /// Connects a pod; its addresses, the primary one first.
+    async fn connect(&self, plan: &SandboxPlan, netns: &Path) -> DriverResult<Vec<IpAddr>>;
+
+    /// Disconnects it, also when its namespace is gone already.
+    async fn disconnect(&self, plan: &SandboxPlan, netns: Option<&Path>) -> DriverResult<()>;
+}
+
+/// Images and root file systems.
+#[async_trait]
+pub trait Images: Send + Sync {
+    /// The image that a container request names.
+    async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage>;
+
+    /// Mounts a root file system of the image for the container; its path.
+    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf>;
+
+    /// Unmounts and removes it.
+    async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()>;
+
+    /// A small regular file of the root file system; `None` when there is none. Never leaves the root.
+    async fn read_file(&self, rootfs: &Path, path: &str) -> DriverResult<Option<Vec<u8>>>;
+
+    /// Makes a directory inside the root file system.
+    async fn ensure_dir(&self, rootfs: &Path, path: &str) -> DriverResult<()>;
+
+    /// Pulls an image; its id. Pulls of the same image share a transfer, which goes on when a caller leaves.
+    async fn pull(&self, image: &str, credentials: Option<Credentials>) -> DriverResult<String>;
+
+    /// The image that a name, a digest or the beginning of an id means; from memory.
+    fn find(&self, image: &str) -> DriverResult<Option<ImageSummary>>;
+
+    /// All images; from memory.
+    fn list(&self) -> DriverResult<Vec<ImageSummary>>;
+
+    /// Removes an image with all its names, unless it is in use; `Ok` when there is none.
+    async fn remove(&self, image: &str, in_use: InUse) -> DriverResult<()>;
+
+    /// What the layers take; from memory.
+    fn usage(&self) -> ImageFsUsage;
+}
+
+/// Says of an image id whether a container needs it.
+pub type InUse = Box<dyn Fn(&str) -> bool + Send>;
+
+/// An image of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// `sha256:…` of the config.
+    pub id: String,
+    /// `registry/path:tag`.
+    pub tags: Vec<String>,
+    /// `registry/path@digest`.
+    pub digests: Vec<String>,
+    /// Unpacked, in bytes.
+    pub size_bytes: u64,
+    /// Never removed as unused.
+    pub pinned: bool,
+    /// USER as the image has it; untrusted.
+    pub user: String,
+    /// The config document; untrusted.
+    pub config: String,
+}
+
+/// What images take on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFsUsage {
+    /// Where their file system is mounted.
+    pub mountpoint: PathBuf,
+    /// Bytes of all layers.
+    pub used_bytes: u64,
+    /// Inodes of all layers.
+    pub used_inodes: u64,
+    /// When that was.
+    pub at: Timestamp,
+}
+
+/// What a container takes from its image. The config comes from outside: it selects nothing on the host.
+#[derive(Debug, Clone, Default)]
+pub struct ResolvedImage {
+    /// `sha256:…` of the config.
+    pub id: String,
+    /// A digest reference where one is known, else the id.
+    pub image_ref: String,
+    /// Entrypoint, environment, user and so on.
+    pub config: crate::spec::ImageConfig,
+    /// The signal it asks to be stopped with; empty for none.
+    pub stop_signal: String,
+}
+
+/// Bundles of containers and the files of pods.
+#[async_trait]
+pub trait Bundles: Send + Sync {
+    /// Writes a pod's files and mounts its shared memory.
+    async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles>;
+
+    /// Fills in what is only known once the pod is connected.
+    async fn write_hosts(&self, plan: &SandboxPlan, ips: &[IpAddr]) -> DriverResult<()>;
+
+    /// Unmounts and removes them.
+    async fn remove_sandbox(&self, id: &SandboxId) -> DriverResult<()>;
+
+    /// Where a container's bundle is or will be.
+    fn path(&self, id: &ContainerId) -> PathBuf;
+
+    /// Writes a file of the bundle; makes the bundle.
+    async fn write(&self, id: &ContainerId, name: &str, content: &[u8]) -> DriverResult<PathBuf>;
+
+    /// Reads config.json back.
+    async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>>;
+
+    /// A root file system with nothing but the pause program, for a pod that needs a process of its own.
+    async fn make_infra_rootfs(&self, id: &SandboxId) -> DriverResult<PathBuf>;
+
+    /// Removes the bundle.
+    async fn remove(&self, id: &ContainerId) -> DriverResult<()>;
+}
+
+/// Files of the host that requests name.
+#[async_trait]
+pub trait HostFiles: Send + Sync {
+    /// Makes a directory where nothing is, and resolves symlinks: a log directory, or the source of a bind mount.
+    async fn ensure_dir(&self, path: &Path) -> DriverResult<PathBuf>;
+
+    /// The device at this path, or those directly in this directory.
+    async fn devices(&self, path: &Path) -> DriverResult<Vec<HostDevice>>;
+
+    /// Every device of the host that a privileged container gets.
+    async fn all_devices(&self) -> DriverResult<Vec<HostDevice>>;
+
+    /// A regular file, at most `limit` bytes: a seccomp profile.
+    async fn read(&self, path: &Path, limit: u64) -> DriverResult<Vec<u8>>;
+}
+
+/// A device node of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDevice {
+    /// Where.
+    pub path: PathBuf,
+    /// Character or block.
+    pub kind: crate::spec::devices::DeviceKind,
+    /// Numbers of driver and device.
+    pub numbers: (u32, u32),
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+}
+
+/// Durable records.
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// Writes it; it is there after a crash.
+    async fn save_sandbox(&self, record: &SandboxRecord) -> DriverResult<()>;
+    /// Forgets it; `Ok` when there is none.
+    async fn forget_sandbox(&self, id: &SandboxId) -> DriverResult<()>;
+    /// Writes it; it is there after a crash.
+    async fn save_container(&self, record: &ContainerRecord) -> DriverResult<()>;
+    /// Forgets it; `Ok` when there is none.
+    async fn forget_container(&self, id: &ContainerId) -> DriverResult<()>;
+    /// Whether the last probe could write; from memory.
+    fn writable(&self) -> Result<(), String>;
+    /// All there are. What cannot be read is put aside with a warning and touches nothing else.
+    async fn load(&self) -> DriverResult<(Vec<SandboxRecord>, Vec<ContainerRecord>)>;
+}
+
+/// Time and chance.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+    /// 32 random bytes.
+    fn random(&self) -> [u8; 32];
+    /// This boot, as the kernel names it.
+    fn boot_id(&self) -> String;
+}

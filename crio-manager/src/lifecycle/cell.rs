@@ -1,0 +1,211 @@
+//! One sandbox or container: what was asked, its state, who watches it, and the lock that orders its verbs.
+
+use crate::drivers::seams::ProcessHandle;
+use crate::model::record::{
+    ContainerFacts, ContainerRecord, Handler, MonitoredProcess, Progress, SandboxFacts, SandboxRecord,
+};
+use crate::model::{
+    CgroupPath, ContainerEvent, ContainerPlan, ContainerState, Refused, SandboxEvent, SandboxPlan, SandboxState,
+};
+use crate::model::{container, sandbox};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A sandbox of this node.
+pub struct SandboxCell {
+    /// What was asked.
+    pub plan: SandboxPlan,
+    /// Its runtime.
+    pub handler: Handler,
+    /// Where its containers' cgroups are made.
+    pub cgroup_parent: CgroupPath,
+    /// What it is made of, as it was when it was made; the state in it is the first one.
+    made_of: SandboxFacts,
+    /// The boot it was made in.
+    boot_id: String,
+    state: watch::Sender<SandboxState>,
+    /// Orders stop and remove. Held across awaits, and only here.
+    pub operation: tokio::sync::Mutex<()>,
+    /// Orders writes of its record: a late one neither undoes a newer one nor brings a forgotten record back.
+    pub written: tokio::sync::Mutex<Written>,
+}
+
+/// Whether an object's record is still kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Written {
+    /// It follows the state.
+    #[default]
+    Kept,
+    /// The object was removed: nothing is written any more.
+    Forgotten,
+}
+
+impl SandboxCell {
+    /// A sandbox that stands.
+    pub fn new(
+        plan: SandboxPlan,
+        handler: Handler,
+        cgroup_parent: CgroupPath,
+        facts: SandboxFacts,
+        boot_id: String,
+    ) -> Self {
+        let (state, _) = watch::channel(facts.state);
+        Self {
+            plan,
+            handler,
+            cgroup_parent,
+            made_of: facts,
+            boot_id,
+            state,
+            operation: tokio::sync::Mutex::default(),
+            written: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// What it is made of, and its state now.
+    pub fn facts(&self) -> SandboxFacts {
+        SandboxFacts {
+            state: self.state(),
+            ..self.made_of.clone()
+        }
+    }
+
+    /// Its own process, when it has one.
+    pub fn infra(&self) -> Option<MonitoredProcess> {
+        self.made_of.infra
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> SandboxState {
+        *self.state.borrow()
+    }
+
+    /// The only way its state changes.
+    pub fn apply(&self, event: SandboxEvent) -> Result<(), Refused> {
+        let mut outcome = Ok(());
+        self.state
+            .send_if_modified(|state| match sandbox::apply(*state, event) {
+                Ok(next) => std::mem::replace(state, next) != next,
+                Err(refused) => {
+                    outcome = Err(refused);
+                    false
+                }
+            });
+        outcome
+    }
+
+    /// What to write down about it now.
+    pub fn record(&self) -> SandboxRecord {
+        SandboxRecord {
+            plan: self.plan.clone(),
+            handler: self.handler.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+            progress: Progress::Made(self.facts()),
+            boot_id: self.boot_id.clone(),
+        }
+    }
+}
+
+/// A container of this node.
+pub struct ContainerCell {
+    /// What was asked.
+    pub plan: ContainerPlan,
+    /// Its runtime.
+    pub handler: Handler,
+    /// Where its cgroup is.
+    pub cgroup_parent: CgroupPath,
+    /// What it is made of, as it was when it was made; the state in it is the first one.
+    pub made_of: ContainerFacts,
+    /// The boot it was made in.
+    boot_id: String,
+    /// Its first process and its monitor, held so that neither can be mistaken for another.
+    pub held: Held,
+    state: watch::Sender<ContainerState>,
+    /// Orders start and remove. Held across awaits, and only here. A stop never takes it.
+    pub operation: tokio::sync::Mutex<()>,
+    /// Orders writes of its record.
+    pub written: tokio::sync::Mutex<Written>,
+    /// The deadline of the stop under way, which later stops may bring forward.
+    pub stopping: Mutex<Option<watch::Sender<Instant>>>,
+}
+
+/// Holds on the processes of a container; `None` once gone.
+#[derive(Clone, Default)]
+pub struct Held {
+    /// Its first process.
+    pub process: Option<Arc<dyn ProcessHandle>>,
+    /// Its monitor.
+    pub monitor: Option<Arc<dyn ProcessHandle>>,
+}
+
+impl ContainerCell {
+    /// A container that stands.
+    pub fn new(
+        plan: ContainerPlan,
+        handler: Handler,
+        cgroup_parent: CgroupPath,
+        facts: ContainerFacts,
+        boot_id: String,
+        held: Held,
+    ) -> Self {
+        let (state, _) = watch::channel(facts.state.clone());
+        Self {
+            plan,
+            handler,
+            cgroup_parent,
+            made_of: facts,
+            boot_id,
+            held,
+            state,
+            operation: tokio::sync::Mutex::default(),
+            written: tokio::sync::Mutex::default(),
+            stopping: Mutex::default(),
+        }
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> ContainerState {
+        self.state.borrow().clone()
+    }
+
+    /// The only way its state changes. `Ok(false)`: nothing changed.
+    pub fn apply(&self, event: ContainerEvent) -> Result<bool, Refused> {
+        let mut outcome = Ok(false);
+        self.state
+            .send_if_modified(|state| match container::apply(state, event) {
+                Ok(next) => {
+                    let changed = *state != next;
+                    *state = next;
+                    outcome = Ok(changed);
+                    changed
+                }
+                Err(refused) => {
+                    outcome = Err(refused);
+                    false
+                }
+            });
+        outcome
+    }
+
+    /// Waits until it has exited. Watching, not polling.
+    pub async fn exited(&self) {
+        let mut states = self.state.subscribe();
+        // The sender lives in this cell, which the caller holds: the wait cannot fail.
+        let _ = states.wait_for(ContainerState::is_exited).await;
+    }
+
+    /// What to write down about it now.
+    pub fn record(&self) -> ContainerRecord {
+        ContainerRecord {
+            plan: self.plan.clone(),
+            handler: self.handler.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+            progress: Progress::Made(ContainerFacts {
+                state: self.state(),
+                ..self.made_of.clone()
+            }),
+            boot_id: self.boot_id.clone(),
+        }
+    }
+}

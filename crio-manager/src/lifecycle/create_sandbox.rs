@@ -1,0 +1,173 @@
+//! RunPodSandbox: record, files, namespaces, network, and a process of its own where the pod needs one.
+
+use super::Lifecycle;
+use super::cell::SandboxCell;
+use super::error::{CreateFailed, Error, InStep, StepFailed};
+use super::release;
+use super::undo::Undo;
+use crate::drivers::seams::{Launched, MonitorLaunch};
+use crate::model::name::UniqueName;
+use crate::model::record::{Handler, MonitoredProcess, PinnedNamespaces, Progress, SandboxFacts, SandboxRecord};
+use crate::model::security::NamespaceMode;
+use crate::model::{CgroupPath, ContainerId, SandboxId, SandboxPlan, SandboxState};
+use std::sync::Arc;
+use tracing::info;
+
+const WHAT: &str = "run pod sandbox";
+
+impl Lifecycle {
+    /// Runs a pod sandbox, or leaves nothing of it behind. A retry gets the one that is there or on its way.
+    ///
+    /// Errors: `Step` for what can be told before anything is made (unknown runtime handler, a cgroup parent in the
+    /// wrong syntax, no CNI configuration), `Create` when a step failed.
+    pub async fn run_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
+        let (this, name) = (self.clone(), UniqueName::sandbox(&plan.metadata));
+        self.registry()
+            .sandbox_names
+            .make_once(WHAT, name, async move { this.make_sandbox(plan).await })
+            .await
+    }
+
+    async fn make_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
+        let drivers = self.drivers();
+        let handler = drivers
+            .runtime
+            .handler(&plan.runtime_handler)
+            .in_step("choose runtime")?;
+        let parent = drivers
+            .cgroup
+            .parent(&plan.cgroup_parent)
+            .in_step("check cgroup parent")?;
+        let mut undo = Undo::default();
+        match self.sandbox_steps(&plan, &handler, &parent, &mut undo).await {
+            Ok(facts) => {
+                let id = plan.id.clone();
+                let cell = Arc::new(SandboxCell::new(plan, handler, parent, facts, drivers.clock.boot_id()));
+                self.observe_sandbox(&cell);
+                self.registry().insert_sandbox(cell);
+                info!(sandbox_id = %id, "pod sandbox ready");
+                Ok(id)
+            }
+            Err(StepFailed { step, cause }) => {
+                let leftovers = undo.run().await;
+                if leftovers.is_empty() {
+                    self.forget_sandbox(&plan.id).await;
+                }
+                Err(Arc::new(CreateFailed {
+                    what: WHAT,
+                    step,
+                    cause,
+                    leftovers,
+                })
+                .into())
+            }
+        }
+    }
+
+    async fn sandbox_steps(
+        &self,
+        plan: &SandboxPlan,
+        handler: &Handler,
+        parent: &CgroupPath,
+        undo: &mut Undo,
+    ) -> Result<SandboxFacts, StepFailed> {
+        let d = self.drivers();
+        let mut record = SandboxRecord {
+            plan: plan.clone(),
+            handler: handler.clone(),
+            cgroup_parent: parent.clone(),
+            progress: Progress::Making,
+            boot_id: d.clock.boot_id(),
+        };
+        d.store.save_sandbox(&record).await.in_step("record intent")?;
+
+        if let Some(directory) = &plan.log_directory {
+            // The kubelet owns it and removes it: there is nothing to undo.
+            d.host.ensure_dir(directory).await.in_step("make log directory")?;
+        }
+
+        release::push_sandbox_files(undo, d, &plan.id);
+        let files = d.bundle.make_sandbox(plan).await.in_step("write pod files")?;
+
+        release::push_namespaces(undo, d, &plan.id);
+        let namespaces = d.namespaces.pin(plan).await.in_step("pin namespaces")?;
+
+        let ips = match &namespaces.net {
+            Some(netns) => {
+                release::push_network(undo, d, plan, &namespaces);
+                d.network.connect(plan, netns).await.in_step("connect network")?
+            }
+            None => Vec::new(),
+        };
+        d.bundle.write_hosts(plan, &ips).await.in_step("write hosts")?;
+
+        let infra = match plan.namespaces.pid {
+            NamespaceMode::Pod => Some(self.start_infra(plan, &namespaces, handler, parent, undo).await?),
+            NamespaceMode::Container | NamespaceMode::Node | NamespaceMode::Target(_) => None,
+        };
+
+        let facts = SandboxFacts {
+            state: SandboxState::Ready,
+            ips,
+            namespaces,
+            files,
+            infra,
+        };
+        record.progress = Progress::Made(facts.clone());
+        d.store.save_sandbox(&record).await.in_step("record pod sandbox")?;
+        Ok(facts)
+    }
+
+    /// Starts the process that holds the pod's shared PID namespace.
+    async fn start_infra(
+        &self,
+        plan: &SandboxPlan,
+        pins: &PinnedNamespaces,
+        handler: &Handler,
+        parent: &CgroupPath,
+        undo: &mut Undo,
+    ) -> Result<MonitoredProcess, StepFailed> {
+        let d = self.drivers();
+        let id: ContainerId = plan.id.cast();
+
+        release::push_bundle(undo, d, &id);
+        let rootfs = d
+            .bundle
+            .make_infra_rootfs(&plan.id)
+            .await
+            .in_step("make pause rootfs")?;
+        let config = self
+            .specify_infra(plan, pins, &rootfs, &parent.container(&id))
+            .in_step("build pause spec")?;
+        d.bundle
+            .write(&id, "config.json", &config)
+            .await
+            .in_step("write pause bundle")?;
+
+        release::push_process(undo, d, handler, parent, &id);
+        let launch = MonitorLaunch {
+            id: id.clone(),
+            name: "POD".to_owned(),
+            handler: handler.clone(),
+            bundle: d.bundle.path(&id),
+            log_path: None,
+            tty: false,
+            stdin: false,
+            leave_stdin_open: false,
+            monitor_cgroup: parent.monitor(&id),
+        };
+        let Launched { process, monitor } = self.launch(launch).await.in_step("launch pause monitor")?;
+        d.runtime
+            .start(handler, &id, process)
+            .await
+            .in_step("start pause process")?;
+        Ok(MonitoredProcess { process, monitor })
+    }
+
+    /// Forgets a record when nothing is left that it stands for; a failure only means that the next start looks again.
+    pub(super) async fn forget_sandbox(&self, id: &SandboxId) {
+        if let Err(error) = self.drivers().store.forget_sandbox(id).await {
+            tracing::warn!(sandbox_id = %id, %error, "forget record, ignoring: the next start does");
+        }
+    }
+}

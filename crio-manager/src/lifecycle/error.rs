@@ -1,0 +1,113 @@
+//! What can go wrong, in the words of the domain. Knows nothing of gRPC.
+
+use crate::drivers::seams::DriverError;
+use crate::model::Refused;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a verb did not succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// No container has this id.
+    #[error("no container {0:?}")]
+    NoSuchContainer(String),
+    /// No sandbox has this id.
+    #[error("no pod sandbox {0:?}")]
+    NoSuchSandbox(String),
+    /// More than one object's id begins so.
+    #[error("{0:?} is the beginning of more than one id")]
+    Ambiguous(String),
+    /// The pod was stopped.
+    #[error("pod sandbox {0} is not ready")]
+    SandboxNotReady(String),
+    /// The verb needs a running container.
+    #[error("container {id} is {state}, not running")]
+    NotRunning {
+        /// Which.
+        id: String,
+        /// Created or exited.
+        state: &'static str,
+    },
+    /// The object's state refuses the verb.
+    #[error(transparent)]
+    WrongState(#[from] Refused),
+    /// The container outlived SIGKILL.
+    #[error("{what} took longer than {limit:?}")]
+    TimedOut {
+        /// What was waited for.
+        what: &'static str,
+        /// For how long.
+        limit: Duration,
+    },
+    /// A creation failed; what it had made is gone, or named.
+    #[error(transparent)]
+    Create(#[from] Arc<CreateFailed>),
+    /// A step of another verb failed.
+    #[error("{step}: {cause}")]
+    Step {
+        /// Which.
+        step: &'static str,
+        /// Why.
+        cause: DriverError,
+    },
+    /// A removal could not finish; a retry goes on where it stopped.
+    #[error("{what}: left behind: {}", .leftovers.join("; "))]
+    Leftovers {
+        /// Which verb.
+        what: &'static str,
+        /// Step and cause of each.
+        leftovers: Vec<String>,
+    },
+    /// Our own mistake: the task that did the work ended without a result.
+    #[error("{0}: internal error, see the daemon's log")]
+    Lost(&'static str),
+}
+
+/// A creation that failed at a step.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {step}: {cause}{}", left(.leftovers))]
+pub struct CreateFailed {
+    /// `create container` or `run pod sandbox`.
+    pub what: &'static str,
+    /// The step.
+    pub step: &'static str,
+    /// Its cause.
+    pub cause: DriverError,
+    /// What could not be released: step and cause of each. Usually empty.
+    pub leftovers: Vec<String>,
+}
+
+fn left(leftovers: &[String]) -> String {
+    if leftovers.is_empty() {
+        String::new()
+    } else {
+        format!(" (left behind: {})", leftovers.join("; "))
+    }
+}
+
+/// A failed step of a creation, on its way to `CreateFailed`.
+#[derive(Debug)]
+pub struct StepFailed {
+    /// The step.
+    pub step: &'static str,
+    /// Its cause.
+    pub cause: DriverError,
+}
+
+/// Names the step that a driver's call belongs to.
+pub trait InStep<T> {
+    /// The error gets the step's name.
+    fn in_step(self, step: &'static str) -> Result<T, StepFailed>;
+}
+
+impl<T> InStep<T> for Result<T, DriverError> {
+    fn in_step(self, step: &'static str) -> Result<T, StepFailed> {
+        self.map_err(|cause| StepFailed { step, cause })
+    }
+}
+
+impl From<StepFailed> for Error {
+    fn from(StepFailed { step, cause }: StepFailed) -> Self {
+        Self::Step { step, cause }
+    }
+}

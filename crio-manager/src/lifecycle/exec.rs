@@ -1,0 +1,45 @@
+//! ExecSync.
+
+use super::Lifecycle;
+use super::error::{Error, InStep};
+use super::specify::specify_exec;
+use crate::drivers::seams::{ExecLaunch, ExecOutcome};
+use crate::model::ContainerState;
+use std::time::Duration;
+
+impl Lifecycle {
+    /// Runs a command in a running container, to its end or until `timeout`.
+    ///
+    /// Errors: `NoSuchContainer`; `NotRunning`; `Step` with the runtime's words when the command cannot be run.
+    /// An exit code other than 0 is no error.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutcome, Error> {
+        let cell = self.registry().container(id)?;
+        let state = cell.state();
+        if !matches!(state, ContainerState::Running { .. }) {
+            return Err(Error::NotRunning {
+                id: cell.plan.id.short().to_owned(),
+                state: state.word(),
+            });
+        }
+        let this = self.clone();
+        self.run_to_end("exec", async move {
+            let d = this.drivers();
+            let config = d.bundle.read_spec(&cell.plan.id).await.in_step("read spec")?;
+            let process_json = specify_exec(&config, &command, cell.plan.tty).in_step("build exec")?;
+            let launch = ExecLaunch {
+                id: cell.plan.id.clone(),
+                handler: cell.handler.clone(),
+                process_json,
+                tty: cell.plan.tty,
+                timeout,
+            };
+            Ok(d.monitor.exec(launch).await.in_step("exec")?)
+        })
+        .await
+    }
+}

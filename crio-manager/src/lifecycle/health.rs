@@ -1,0 +1,72 @@
+//! Status: what the last probes found. Answers from memory.
+
+use super::Lifecycle;
+use crate::drivers::seams::{CgroupSummary, HandlerHealth};
+use serde_json::json;
+
+/// Whether this node can do its work.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// The configured runtimes, and whether they answer.
+    pub handlers: Vec<HandlerHealth>,
+    /// Whether the state directory can be written.
+    pub store: Result<(), String>,
+    /// Whether pods can be connected.
+    pub network_ready: Result<(), String>,
+    /// What cgroups can do here.
+    pub cgroups: CgroupSummary,
+    /// Creations under way.
+    pub creating: usize,
+}
+
+impl Health {
+    /// Containers can be made: the default runtime answers and the state directory can be written.
+    pub fn runtime_ready(&self) -> Result<(), String> {
+        self.store
+            .clone()
+            .map_err(|why| format!("the state directory cannot be written: {why}"))?;
+        match self.handlers.iter().find(|handler| handler.is_default) {
+            Some(default) => match &default.version {
+                Ok(_) => Ok(()),
+                Err(why) => Err(format!("default runtime {}: {why}", default.name)),
+            },
+            None => Err("the default runtime has not been probed yet".to_owned()),
+        }
+    }
+
+    /// For people and tools: Status with `verbose`.
+    pub fn as_json(&self) -> String {
+        let handlers: serde_json::Map<_, _> = self
+            .handlers
+            .iter()
+            .map(|handler| {
+                let found = match &handler.version {
+                    Ok(version) => json!({ "version": version, "default": handler.is_default }),
+                    Err(error) => json!({ "error": error, "default": handler.is_default }),
+                };
+                (handler.name.clone(), found)
+            })
+            .collect();
+        json!({
+            "runtimes": handlers,
+            "cgroups": { "version": self.cgroups.version, "controllers": self.cgroups.controllers, "hugetlb": self.cgroups.hugetlb },
+            "stateWritable": self.store.is_ok(),
+            "creating": self.creating,
+        })
+        .to_string()
+    }
+}
+
+impl Lifecycle {
+    /// What the last probes found.
+    pub fn health(&self) -> Health {
+        let d = self.drivers();
+        Health {
+            handlers: d.runtime.health(),
+            store: d.store.writable(),
+            network_ready: d.network.ready(),
+            cgroups: d.cgroup.describe(),
+            creating: self.registry().sandbox_names.making() + self.registry().container_names.making(),
+        }
+    }
+}

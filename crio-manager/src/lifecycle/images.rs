@@ -1,0 +1,27 @@
+//! Images: pulling and removing. Looking is for the driver, from memory.
+
+use super::Lifecycle;
+use super::error::{Error, InStep};
+use crate::drivers::image::Credentials;
+
+impl Lifecycle {
+    /// Pulls an image; its id.
+    pub async fn pull_image(&self, image: String, credentials: Option<Credentials>) -> Result<String, Error> {
+        Ok(self.drivers().image.pull(&image, credentials).await.in_step("pull")?)
+    }
+
+    /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it.
+    pub async fn remove_image(&self, image: String) -> Result<(), Error> {
+        let this = self.clone();
+        let in_use = Box::new(move |id: &str| {
+            let (_, containers) = this.registry().snapshot();
+            containers.iter().any(|cell| cell.made_of.image_id == id)
+        });
+        Ok(self
+            .drivers()
+            .image
+            .remove(&image, in_use)
+            .await
+            .in_step("remove image")?)
+    }
+}

@@ -1,0 +1,29 @@
+//! ReopenContainerLog.
+
+use super::Lifecycle;
+use super::error::{Error, InStep};
+use crate::model::ContainerState;
+
+impl Lifecycle {
+    /// Has the container's log file opened anew, after somebody renamed it; returns once the new file is there.
+    ///
+    /// Errors: `NoSuchContainer`; `NotRunning`, and then no file is made.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        let cell = self.registry().container(id)?;
+        let state = cell.state();
+        if !matches!(state, ContainerState::Running { .. }) {
+            return Err(Error::NotRunning {
+                id: cell.plan.id.short().to_owned(),
+                state: state.word(),
+            });
+        }
+        let Some(log_path) = &cell.plan.log_path else {
+            return Ok(());
+        };
+        let d = self.drivers();
+        Ok(d.monitor
+            .reopen_log(&d.bundle.path(&cell.plan.id), log_path)
+            .await
+            .in_step("reopen log")?)
+    }
+}

@@ -1,0 +1,96 @@
+//! What may happen on this node, and in which order. One verb a file; the steps of a creation have their undo.
+//!
+//! A request comes down from `service`, acts through `drivers` and answers with a value. A fact from the kernel comes
+//! in by one door, `observe`. State changes only in `model::*::apply`, through the cells.
+
+pub mod cell;
+mod create_container;
+mod create_sandbox;
+pub mod error;
+mod exec;
+pub mod health;
+mod images;
+mod log;
+mod observe;
+pub mod registry;
+mod release;
+mod remove;
+mod restore;
+mod specify;
+mod start;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod undo;
+
+pub use error::Error;
+pub use specify::SpecDefaults;
+
+use crate::drivers::seams::Drivers;
+use registry::Registry;
+use std::sync::Arc;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// The verbs of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Lifecycle {
+    room: Arc<Room>,
+}
+
+struct Room {
+    drivers: Drivers,
+    registry: Registry,
+    defaults: SpecDefaults,
+    tasks: TaskTracker,
+}
+
+impl Lifecycle {
+    /// An empty node on these drivers. `restore` fills it with what is there.
+    pub fn new(drivers: Drivers, defaults: SpecDefaults) -> Self {
+        let room = Room {
+            drivers,
+            registry: Registry::default(),
+            defaults,
+            tasks: TaskTracker::new(),
+        };
+        Self { room: Arc::new(room) }
+    }
+
+    /// Who exists.
+    pub fn registry(&self) -> &Registry {
+        &self.room.registry
+    }
+
+    /// The outside.
+    pub fn drivers(&self) -> &Drivers {
+        &self.room.drivers
+    }
+
+    /// Runs a verb in a task of its own, so that a caller who leaves does not stop the work.
+    async fn run_to_end<T, W>(&self, what: &'static str, work: W) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        match self.room.tasks.spawn(work.in_current_span()).await {
+            Ok(outcome) => outcome,
+            Err(panicked) => {
+                tracing::error!(error = %panicked, "{what} ended without a result");
+                Err(Error::Lost(what))
+            }
+        }
+    }
+
+    /// Waits for the verbs under way, at most `limit`. Containers are left running.
+    pub async fn drain(&self, limit: std::time::Duration) {
+        self.room.tasks.close();
+        if tokio::time::timeout(limit, self.room.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                ?limit,
+                under_way = self.room.tasks.len(),
+                "leaving with verbs under way; the next start finishes them"
+            );
+        }
+    }
+}

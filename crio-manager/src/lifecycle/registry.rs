@@ -1,0 +1,292 @@
+//! Who exists, under which name, and which creations are under way.
+
+use super::cell::{ContainerCell, SandboxCell};
+use super::error::Error;
+use crate::model::name::UniqueName;
+use crate::model::{ContainerId, Id, SandboxId};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// All sandboxes and containers of the node. Its locks are short: no `.await` crosses them.
+#[derive(Default)]
+pub struct Registry {
+    objects: Mutex<Objects>,
+    /// Names of sandboxes.
+    pub sandbox_names: Arc<Names<crate::model::id::Sandbox>>,
+    /// Names of containers.
+    pub container_names: Arc<Names<crate::model::id::Container>>,
+}
+
+#[derive(Default)]
+struct Objects {
+    sandboxes: BTreeMap<SandboxId, Arc<SandboxCell>>,
+    containers: BTreeMap<ContainerId, Arc<ContainerCell>>,
+}
+
+impl Registry {
+    fn objects(&self) -> MutexGuard<'_, Objects> {
+        // A panic while holding it cannot leave a map half-changed: every change is one insert or remove.
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a sandbox visible.
+    pub fn insert_sandbox(&self, cell: Arc<SandboxCell>) {
+        self.objects().sandboxes.insert(cell.plan.id.clone(), cell);
+    }
+
+    /// Makes a container visible.
+    pub fn insert_container(&self, cell: Arc<ContainerCell>) {
+        self.objects().containers.insert(cell.plan.id.clone(), cell);
+    }
+
+    /// Forgets a sandbox and its name.
+    pub fn remove_sandbox(&self, cell: &SandboxCell) {
+        self.objects().sandboxes.remove(&cell.plan.id);
+        self.sandbox_names
+            .release(&UniqueName::sandbox(&cell.plan.metadata), &cell.plan.id);
+    }
+
+    /// Forgets a container and its name.
+    pub fn remove_container(&self, cell: &ContainerCell) {
+        self.objects().containers.remove(&cell.plan.id);
+        self.container_names.release(
+            &UniqueName::container(&cell.plan.metadata, &cell.plan.pod),
+            &cell.plan.id,
+        );
+    }
+
+    /// The sandbox with this id, or the only one whose id begins so.
+    pub fn sandbox(&self, id: &str) -> Result<Arc<SandboxCell>, Error> {
+        find(&self.objects().sandboxes, id, Error::NoSuchSandbox)
+    }
+
+    /// The container with this id, or the only one whose id begins so.
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerCell>, Error> {
+        find(&self.objects().containers, id, Error::NoSuchContainer)
+    }
+
+    /// All sandboxes and all containers at one moment: never a container without its sandbox.
+    pub fn snapshot(&self) -> (Vec<Arc<SandboxCell>>, Vec<Arc<ContainerCell>>) {
+        let objects = self.objects();
+        (
+            objects.sandboxes.values().cloned().collect(),
+            objects.containers.values().cloned().collect(),
+        )
+    }
+
+    /// The containers of a sandbox.
+    pub fn containers_of(&self, id: &SandboxId) -> Vec<Arc<ContainerCell>> {
+        self.objects()
+            .containers
+            .values()
+            .filter(|cell| cell.plan.sandbox_id == *id)
+            .cloned()
+            .collect()
+    }
+}
+
+/// Looks up by whole id or unique beginning. The keys are sorted, so those that begin alike stand together.
+fn find<K, V>(objects: &BTreeMap<Id<K>, Arc<V>>, id: &str, missing: fn(String) -> Error) -> Result<Arc<V>, Error> {
+    let mut matches = objects
+        .range::<str, _>((Bound::Included(id), Bound::Unbounded))
+        .take_while(|(key, _)| key.as_str().starts_with(id));
+    match (matches.next(), matches.next()) {
+        (Some((_, found)), None) => Ok(found.clone()),
+        (Some(_), Some(_)) => Err(Error::Ambiguous(shortened(id))),
+        (None, _) => Err(missing(shortened(id))),
+    }
+}
+
+/// Ids come from outside and may be of any length; an error message shows the beginning.
+fn shortened(id: &str) -> String {
+    const SHOWN: usize = 80;
+    if id.len() <= SHOWN {
+        id.to_owned()
+    } else {
+        id.chars().take(SHOWN).chain("…".chars()).collect()
+    }
+}
+
+/// Which names are taken, and by whom.
+#[derive(Debug)]
+pub struct Names<T> {
+    slots: Mutex<HashMap<UniqueName, Slot<T>>>,
+}
+
+#[derive(Debug)]
+enum Slot<T> {
+    /// A creation is under way; its result comes here.
+    Making(watch::Receiver<Option<Result<Id<T>, Error>>>),
+    /// It exists.
+    Made(Id<T>),
+}
+
+impl<T> Default for Names<T> {
+    fn default() -> Self {
+        Self {
+            slots: Mutex::default(),
+        }
+    }
+}
+
+impl<T: 'static> Names<T> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<UniqueName, Slot<T>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a name for an object found at start.
+    pub fn adopt(&self, name: UniqueName, id: Id<T>) {
+        self.slots().insert(name, Slot::Made(id));
+    }
+
+    /// Frees a name, if it still belongs to this object.
+    pub fn release(&self, name: &UniqueName, id: &Id<T>) {
+        let mut slots = self.slots();
+        if matches!(slots.get(name), Some(Slot::Made(holder)) if holder == id) {
+            slots.remove(name);
+        }
+    }
+
+    /// How many creations are under way.
+    pub fn making(&self) -> usize {
+        self.slots()
+            .values()
+            .filter(|slot| matches!(slot, Slot::Making(_)))
+            .count()
+    }
+
+    /// The object of this name: the one there is, the result of the creation under way, or that of `work`.
+    ///
+    /// `work` runs in a task of its own: a caller that leaves does not stop it, and its retry gets the result.
+    /// A failed or panicked `work` frees the name before its callers hear of it.
+    pub async fn make_once<W>(self: &Arc<Self>, what: &'static str, name: UniqueName, work: W) -> Result<Id<T>, Error>
+    where
+        W: Future<Output = Result<Id<T>, Error>> + Send + 'static,
+    {
+        let mut result = {
+            let mut slots = self.slots();
+            match slots.get(&name) {
+                Some(Slot::Made(id)) => return Ok(id.clone()),
+                Some(Slot::Making(result)) => result.clone(),
+                None => {
+                    let (sender, result) = watch::channel(None);
+                    slots.insert(name.clone(), Slot::Making(result.clone()));
+                    let making = Making {
+                        names: self.clone(),
+                        name,
+                        made: None,
+                    };
+                    tokio::spawn(tracing::Instrument::in_current_span(async move {
+                        let mut making = making;
+                        let outcome = work.await;
+                        making.made = outcome.as_ref().ok().cloned();
+                        drop(making);
+                        sender.send_replace(Some(outcome));
+                    }));
+                    result
+                }
+            }
+        };
+        match result.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(Error::Lost(what))),
+            Err(_panicked) => Err(Error::Lost(what)),
+        }
+    }
+}
+
+/// Turns the slot into what came of the creation, also when its task panics.
+struct Making<T: 'static> {
+    names: Arc<Names<T>>,
+    name: UniqueName,
+    made: Option<Id<T>>,
+}
+
+impl<T: 'static> Drop for Making<T> {
+    fn drop(&mut self) {
+        let mut slots = self.names.slots();
+        match self.made.take() {
+            Some(id) => slots.insert(self.name.clone(), Slot::Made(id)),
+            None => slots.remove(&self.name),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::name::PodMetadata;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::sync::Notify;
+
+    fn name() -> UniqueName {
+        UniqueName::sandbox(&PodMetadata {
+            name: "p".into(),
+            uid: "u".into(),
+            namespace: "n".into(),
+            attempt: 0,
+        })
+    }
+
+    #[tokio::test]
+    async fn retries_join_the_creation_under_way_and_get_its_result() {
+        let names = Arc::new(Names::<crate::model::id::Sandbox>::default());
+        let (go, runs) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let work = || {
+            let (go, runs) = (go.clone(), runs.clone());
+            async move {
+                runs.fetch_add(1, Ordering::SeqCst);
+                go.notified().await;
+                Ok(SandboxId::from_bytes([1; 32]))
+            }
+        };
+        // The first caller leaves before the work is done.
+        assert!(futures::FutureExt::now_or_never(Box::pin(names.make_once("make", name(), work()))).is_none());
+        let retries = futures::future::join_all((0..3).map(|_| names.make_once("make", name(), work())));
+        let (results, ()) = tokio::join!(retries, async { go.notify_one() });
+        for result in results {
+            assert_eq!(result.unwrap(), SandboxId::from_bytes([1; 32]));
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        assert_eq!(
+            names.make_once("make", name(), work()).await.unwrap(),
+            SandboxId::from_bytes([1; 32])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failed_or_panicked_creation_frees_the_name() {
+        let names = Arc::new(Names::<crate::model::id::Sandbox>::default());
+        let failed = names.make_once("make", name(), async { Err(Error::Lost("x")) }).await;
+        assert!(failed.is_err());
+        let panicked = names
+            .make_once("make", name(), async { panic!("a mistake of ours") })
+            .await;
+        assert!(matches!(panicked, Err(Error::Lost("make"))));
+        assert!(
+            names
+                .make_once("make", name(), async { Ok(SandboxId::from_bytes([2; 32])) })
+                .await
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn an_id_is_found_by_its_unique_beginning() {
+        let ids: BTreeMap<Id<crate::model::id::Sandbox>, Arc<u8>> = [[0xaa; 32], [0xab; 32]]
+            .map(|bytes| (Id::from_bytes(bytes), Arc::new(bytes[0])))
+            .into();
+        assert_eq!(*find(&ids, "aaaa", Error::NoSuchSandbox).unwrap(), 0xaa);
+        assert!(matches!(
+            find(&ids, "a", Error::NoSuchSandbox),
+            Err(Error::Ambiguous(_))
+        ));
+        for unknown in ["b", "../a", "\0", &"a".repeat(10_000)] {
+            assert!(matches!(
+                find(&ids, unknown, Error::NoSuchSandbox),
+                Err(Error::NoSuchSandbox(_))
+            ));
+        }
+    }
+}

@@ -1,0 +1,563 @@
+//! Plan + image + pod → the OCI spec's input. The decisions are here, their wording in `spec`.
+
+use super::Lifecycle;
+use super::cell::SandboxCell;
+use super::error::{InStep, StepFailed};
+use crate::drivers::seams::{DriverError, ErrorKind, HostDevice, ResolvedImage};
+use crate::model::container::{ContainerPlan, Propagation};
+use crate::model::record::{PinnedNamespaces, RunningUser};
+use crate::model::security::{GroupsPolicy, NamespaceMode, Profile, RunAs, Security};
+use crate::model::{CgroupPath, SandboxPlan, signal};
+use crate::spec::annotations::AnnotationRequest;
+use crate::spec::devices::{Device, DeviceAccess};
+use crate::spec::mounts::{Access, Mount, MountAccess, MountRequest, OwnFile, Shm, image_volume_paths};
+use crate::spec::namespaces::{Namespace, Namespaces, UserNamespace};
+use crate::spec::passwd::{Accounts, appended, extra_group_line, extra_passwd_line};
+use crate::spec::process::{EnvVar, ProcessRequest, Rlimit, Terminal, home};
+use crate::spec::resources::{CpuQuota, HugepageLimit, Resources};
+use crate::spec::seccomp::{PROFILE_MAX_BYTES, SeccompRequest};
+use crate::spec::security::{AppArmor, CapabilityList, CapabilityRequest, NewPrivileges, Privilege, SecurityRequest};
+use crate::spec::user::{self, Identity, ResolvedUser, UserRequest};
+use crate::spec::{self, ContainerPath, ImageConfig, Kind, Node, Rootfs, SpecError, SpecInput};
+use oci_spec::runtime::Capabilities;
+use std::path::{Path, PathBuf};
+
+/// What the configuration and the node decide about every spec.
+#[derive(Debug, Clone)]
+pub struct SpecDefaults {
+    /// What this node can do.
+    pub node: Node,
+    /// The node's name, for pods that share its UTS namespace.
+    pub node_name: String,
+    /// Capabilities of a container that asks for nothing.
+    pub capabilities: Capabilities,
+    /// Environment weaker than the image's.
+    pub env: Vec<EnvVar>,
+    /// Limits of every process.
+    pub rlimits: Vec<Rlimit>,
+    /// Most processes of a container.
+    pub pids_limit: Option<u64>,
+    /// Replaces the built-in seccomp profile.
+    pub seccomp_profile: Option<Vec<u8>>,
+    /// Every root file system is read-only.
+    pub read_only: bool,
+    /// The program that holds a pod's PID namespace.
+    pub pause_path: PathBuf,
+    /// The kernel has AppArmor on.
+    pub apparmor: bool,
+}
+
+/// What creation needs of a built spec.
+pub(super) struct Specified {
+    /// config.json.
+    pub json: Vec<u8>,
+    /// Directories to make in the root file system.
+    pub rootfs_dirs: Vec<String>,
+    /// Files to write into the bundle, by name.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+    /// What a stop sends first, 1–64.
+    pub stop_signal: i32,
+    /// Who it runs as.
+    pub user: RunningUser,
+}
+
+/// Names of the account files in a bundle.
+const PASSWD: &str = "passwd";
+const GROUP: &str = "group";
+
+impl Lifecycle {
+    /// Builds the spec of a container whose root file system is mounted.
+    pub(super) async fn specify(
+        &self,
+        sandbox: &SandboxCell,
+        plan: &ContainerPlan,
+        image: &ResolvedImage,
+        rootfs: &Path,
+    ) -> Result<Specified, StepFailed> {
+        let d = self.drivers();
+        let passwd = d
+            .image
+            .read_file(rootfs, "/etc/passwd")
+            .await
+            .in_step("read users of image")?;
+        let group = d
+            .image
+            .read_file(rootfs, "/etc/group")
+            .await
+            .in_step("read groups of image")?;
+
+        let mut mounts = Vec::new();
+        for mount in &plan.mounts {
+            let host_path = d
+                .host
+                .ensure_dir(&mount.host_path)
+                .await
+                .in_step("resolve mount source")?;
+            mounts.push(Mount {
+                container_path: container_path(&mount.container_path)?,
+                host_path,
+                access: if mount.readonly {
+                    MountAccess::ReadOnly
+                } else {
+                    MountAccess::ReadWrite
+                },
+                propagation: match mount.propagation {
+                    Propagation::Private => spec::mounts::Propagation::Private,
+                    Propagation::HostToContainer => spec::mounts::Propagation::HostToContainer,
+                    Propagation::Bidirectional => spec::mounts::Propagation::Bidirectional,
+                },
+                id_mappings: None,
+            });
+        }
+        let seccomp = match &plan.security.seccomp {
+            Profile::Unconfined => SeccompRequest::Unconfined,
+            Profile::RuntimeDefault => match &self.defaults().seccomp_profile {
+                Some(profile) => SeccompRequest::Localhost(profile.clone()),
+                None => SeccompRequest::RuntimeDefault,
+            },
+            Profile::Localhost(path) => {
+                let path = Path::new(path.strip_prefix("localhost/").unwrap_or(path));
+                let profile = d
+                    .host
+                    .read(path, PROFILE_MAX_BYTES as u64)
+                    .await
+                    .in_step("read seccomp profile")?;
+                SeccompRequest::Localhost(profile)
+            }
+        };
+        let mut devices = Vec::new();
+        if plan.security.privileged && !sandbox.handler.privileged_without_host_devices {
+            for found in d.host.all_devices().await.in_step("list devices")? {
+                let path = found.path.display().to_string();
+                devices.push(device(found, &path, DeviceAccess::all())?);
+            }
+        }
+        for asked in &plan.devices {
+            let access = DeviceAccess::parse(&asked.permissions).unwrap_or_else(DeviceAccess::all);
+            for found in d.host.devices(&asked.host_path).await.in_step("find device")? {
+                let below = found.path.strip_prefix(&asked.host_path).unwrap_or(Path::new(""));
+                let inside = Path::new(&asked.container_path).join(below).display().to_string();
+                devices.push(device(found, inside.trim_end_matches('/'), access.clone())?);
+            }
+        }
+
+        let bundle = d.bundle.path(&plan.id);
+        let outside = Outside {
+            rootfs,
+            bundle: &bundle,
+            mounts,
+            devices,
+            seccomp,
+        };
+        let pid = self.pid_namespace(sandbox, plan).in_step("choose PID namespace")?;
+        let built = self.build(sandbox, plan, image, outside, pid, passwd.as_deref(), group.as_deref());
+        built.map_err(|refused| StepFailed {
+            step: "build spec",
+            cause: refused.into(),
+        })
+    }
+
+    fn build(
+        &self,
+        sandbox: &SandboxCell,
+        plan: &ContainerPlan,
+        image: &ResolvedImage,
+        outside: Outside<'_>,
+        pid: Namespace,
+        passwd: Option<&[u8]>,
+        group: Option<&[u8]>,
+    ) -> Result<Specified, SpecError> {
+        let defaults = self.defaults();
+        let asked = &plan.security;
+        let accounts = Accounts::new(passwd, group)?;
+        let user = user::resolve(&user_request(asked), &image.config.user, &accounts)?;
+        let process = ProcessRequest {
+            command: plan.command.clone(),
+            args: plan.args.clone(),
+            default_env: defaults.env.clone(),
+            env: plan
+                .envs
+                .iter()
+                .map(|(name, value)| EnvVar {
+                    name: name.clone(),
+                    value: value.clone(),
+                })
+                .collect(),
+            working_dir: match plan.working_dir.as_str() {
+                "" => None,
+                path => Some(ContainerPath::parse(path).map_err(|fault| SpecError::Path {
+                    what: "working directory",
+                    path: spec::excerpt(path),
+                    fault,
+                })?),
+            },
+            terminal: if plan.tty { Terminal::New } else { Terminal::None },
+            rlimits: defaults.rlimits.clone(),
+            oom_score_adj: Some(plan.resources.oom_score_adj),
+        };
+        let rootfs_access = if asked.readonly_rootfs || defaults.read_only {
+            Access::ReadOnly
+        } else {
+            Access::ReadWrite
+        };
+
+        let mut files = Vec::new();
+        if let Some(line) = extra_passwd_line(&accounts, &user, home(&process, &image.config))? {
+            files.push((PASSWD, appended(passwd.unwrap_or_default(), &line)));
+        }
+        if let Some(line) = extra_group_line(&accounts, &user) {
+            files.push((GROUP, appended(group.unwrap_or_default(), &line)));
+        }
+        let pod = sandbox.facts();
+        let own_file = |inside: &str, host_path: PathBuf| {
+            let container_path = ContainerPath::parse(inside).unwrap_or_else(|_| ContainerPath::root());
+            OwnFile {
+                container_path,
+                host_path,
+                access: rootfs_access,
+            }
+        };
+        let mut own_files = vec![
+            own_file("/etc/resolv.conf", pod.files.resolv_conf),
+            own_file("/etc/hosts", pod.files.hosts),
+            own_file("/etc/hostname", pod.files.hostname),
+        ];
+        own_files.extend(
+            files
+                .iter()
+                .map(|(name, _)| own_file(&format!("/etc/{name}"), outside.bundle.join(name))),
+        );
+        let volumes = image_volume_paths(&image.config, &outside.mounts)?;
+        let mounts = MountRequest {
+            mounts: outside.mounts,
+            own_files,
+            image_volumes: Vec::new(),
+            shm: Shm::Shared(pod.files.shm.unwrap_or_else(|| "/dev/shm".into())),
+            cgroup: Access::ReadOnly,
+        };
+        let host_uts = pod.namespaces.uts.is_none();
+        let input = SpecInput {
+            id: plan.id.to_string(),
+            kind: Kind::Container {
+                sandbox_id: plan.sandbox_id.to_string(),
+            },
+            node: defaults.node.clone(),
+            rootfs: Rootfs {
+                path: outside.rootfs.to_owned(),
+                access: rootfs_access,
+            },
+            image: image.config.clone(),
+            process,
+            user: user.clone(),
+            security: security_request(asked, defaults, outside.seccomp)?,
+            namespaces: self.namespaces(&pod.namespaces, pid, asked.privileged),
+            hostname: if host_uts {
+                defaults.node_name.clone()
+            } else {
+                sandbox.plan.hostname.clone()
+            },
+            // The pod's are set where they live: in the namespaces that are pinned.
+            sysctls: Default::default(),
+            mounts,
+            devices: outside.devices,
+            resources: resources(&plan.resources, defaults.pids_limit, sandbox.handler.min_memory_bytes),
+            cgroups_path: sandbox.cgroup_parent.container(&plan.id).to_string(),
+            annotations: AnnotationRequest {
+                asked: plan.annotations.clone(),
+                allowed: sandbox.handler.allowed_annotations.clone(),
+            },
+        };
+        let built = spec::build(&input)?;
+        for adjustment in &built.adjustments {
+            tracing::warn!(container_id = %plan.id, "{adjustment}");
+        }
+        let working_dir = built
+            .spec
+            .process()
+            .as_ref()
+            .map(|process| process.cwd().display().to_string());
+        let volumes = volumes.iter().map(|path| path.as_str().to_owned());
+        Ok(Specified {
+            json: json(&built.spec)?,
+            rootfs_dirs: volumes.chain(working_dir).collect(),
+            files,
+            stop_signal: plan
+                .stop_signal
+                .or_else(|| signal::number(&image.stop_signal))
+                .unwrap_or(libc::SIGTERM),
+            user: RunningUser {
+                uid: user.uid,
+                gid: user.gid,
+                groups: user.additional_gids,
+            },
+        })
+    }
+
+    /// Which processes the container sees.
+    fn pid_namespace(&self, sandbox: &SandboxCell, plan: &ContainerPlan) -> Result<Namespace, DriverError> {
+        let of = |pid: std::num::NonZeroU32| Namespace::Path(format!("/proc/{pid}/ns/pid").into());
+        let wrong = |why: String| DriverError::new(ErrorKind::Invalid, why);
+        match &plan.security.namespaces.pid {
+            NamespaceMode::Container => Ok(Namespace::New),
+            NamespaceMode::Node => Ok(Namespace::Host),
+            NamespaceMode::Pod => match sandbox.infra() {
+                Some(infra) => Ok(of(infra.process.pid)),
+                None => Err(wrong("the pod was made without a shared PID namespace".to_owned())),
+            },
+            NamespaceMode::Target(id) => {
+                let target = self
+                    .registry()
+                    .container(id)
+                    .map_err(|error| wrong(error.to_string()))?;
+                match target.state().process() {
+                    Some(process) if target.plan.sandbox_id == sandbox.plan.id => Ok(of(process.pid)),
+                    Some(_) => Err(wrong(format!("target container {id} is in another pod"))),
+                    None => Err(wrong(format!("target container {id} has exited"))),
+                }
+            }
+        }
+    }
+
+    fn namespaces(&self, pins: &PinnedNamespaces, pid: Namespace, privileged: bool) -> Namespaces {
+        let pinned = |pin: &Option<PathBuf>| pin.clone().map_or(Namespace::Host, Namespace::Path);
+        let v2 = self.defaults().node.cgroup == spec::resources::CgroupVersion::V2;
+        Namespaces {
+            pid,
+            network: pinned(&pins.net),
+            ipc: pinned(&pins.ipc),
+            uts: pinned(&pins.uts),
+            cgroup: if v2 && !privileged {
+                Namespace::New
+            } else {
+                Namespace::Host
+            },
+            user: UserNamespace::Host,
+        }
+    }
+
+    /// The spec of a pod's own process: the pause program and nothing else.
+    pub(super) fn specify_infra(
+        &self,
+        plan: &SandboxPlan,
+        pins: &PinnedNamespaces,
+        rootfs: &Path,
+        cgroup: &CgroupPath,
+    ) -> Result<Vec<u8>, DriverError> {
+        let defaults = self.defaults();
+        let pause = ContainerPath::parse("/pause").unwrap_or_else(|_| ContainerPath::root());
+        let input = SpecInput {
+            id: plan.id.to_string(),
+            kind: Kind::Sandbox,
+            node: defaults.node.clone(),
+            rootfs: Rootfs {
+                path: rootfs.to_owned(),
+                access: Access::ReadOnly,
+            },
+            image: ImageConfig::default(),
+            process: ProcessRequest {
+                command: vec![pause.as_str().to_owned()],
+                oom_score_adj: Some(INFRA_OOM_SCORE_ADJ),
+                ..ProcessRequest::default()
+            },
+            user: ResolvedUser::root(),
+            security: SecurityRequest {
+                privilege: Privilege::Confined,
+                capabilities: CapabilityRequest::default(),
+                new_privileges: NewPrivileges::Forbidden,
+                masked_paths: spec::security::default_masked_paths(),
+                readonly_paths: spec::security::default_readonly_paths(),
+                seccomp: SeccompRequest::RuntimeDefault,
+                apparmor: AppArmor::Absent,
+                selinux: None,
+            },
+            namespaces: self.namespaces(pins, Namespace::New, false),
+            hostname: plan.hostname.clone(),
+            sysctls: Default::default(),
+            mounts: MountRequest {
+                own_files: vec![OwnFile {
+                    container_path: pause,
+                    host_path: defaults.pause_path.clone(),
+                    access: Access::ReadOnly,
+                }],
+                ..MountRequest::default()
+            },
+            devices: Vec::new(),
+            resources: Resources::default(),
+            cgroups_path: cgroup.to_string(),
+            annotations: AnnotationRequest::default(),
+        };
+        let built = spec::build(&input)?;
+        Ok(json(&built.spec)?)
+    }
+
+    pub(super) fn defaults(&self) -> &SpecDefaults {
+        &self.room.defaults
+    }
+}
+
+/// The pod's own process is killed for want of memory after everything else in the pod.
+const INFRA_OOM_SCORE_ADJ: i32 = -998;
+
+/// What had to be looked up for a container.
+struct Outside<'a> {
+    rootfs: &'a Path,
+    bundle: &'a Path,
+    mounts: Vec<Mount>,
+    devices: Vec<Device>,
+    seccomp: SeccompRequest,
+}
+
+/// The OCI JSON of an exec: the container's own process with another command.
+pub(super) fn specify_exec(config: &[u8], command: &[String], tty: bool) -> Result<Vec<u8>, DriverError> {
+    let broken = |why: String| DriverError::new(ErrorKind::Failed, format!("config.json of the container: {why}"));
+    let config: oci_spec::runtime::Spec = serde_json::from_slice(config).map_err(|error| broken(error.to_string()))?;
+    let process = config
+        .process()
+        .as_ref()
+        .ok_or_else(|| broken("it has no process".to_owned()))?;
+    let terminal = if tty { Terminal::New } else { Terminal::None };
+    Ok(json(&spec::exec_process(process, command, terminal)?)?)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, SpecError> {
+    Ok(serde_json::to_vec(value).expect("OCI types have string keys and no failing parts"))
+}
+
+fn container_path(path: &str) -> Result<ContainerPath, StepFailed> {
+    ContainerPath::parse(path).map_err(|fault| StepFailed {
+        step: "check paths",
+        cause: DriverError::new(ErrorKind::Invalid, format!("{}: {fault}", spec::excerpt(path))),
+    })
+}
+
+fn device(found: HostDevice, inside: &str, access: DeviceAccess) -> Result<Device, StepFailed> {
+    Ok(Device {
+        container_path: container_path(inside)?,
+        kind: found.kind,
+        major: found.numbers.0,
+        minor: found.numbers.1,
+        mode: found.mode,
+        uid: found.owner.0,
+        gid: found.owner.1,
+        access,
+    })
+}
+
+fn user_request(asked: &Security) -> UserRequest {
+    UserRequest {
+        identity: match &asked.run_as {
+            RunAs::Image => Identity::Image,
+            RunAs::Uid(uid) => Identity::Id(*uid),
+            RunAs::Name(name) => Identity::Name(name.clone()),
+        },
+        gid: asked.run_as_group,
+        supplemental_groups: asked.supplemental_groups.clone(),
+        policy: match asked.groups_policy {
+            GroupsPolicy::Merge => user::GroupsPolicy::Merge,
+            GroupsPolicy::Strict => user::GroupsPolicy::Strict,
+        },
+    }
+}
+
+fn security_request(
+    asked: &Security,
+    defaults: &SpecDefaults,
+    seccomp: SeccompRequest,
+) -> Result<SecurityRequest, SpecError> {
+    let paths = |paths: &[String]| {
+        paths
+            .iter()
+            .map(|path| {
+                ContainerPath::parse(path).map_err(|fault| SpecError::Path {
+                    what: "masked or read-only path",
+                    path: spec::excerpt(path),
+                    fault,
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()
+    };
+    Ok(SecurityRequest {
+        privilege: if asked.privileged {
+            Privilege::Privileged
+        } else {
+            Privilege::Confined
+        },
+        capabilities: CapabilityRequest {
+            defaults: defaults.capabilities.clone(),
+            add: CapabilityList::parse(&asked.add_capabilities)?,
+            drop: CapabilityList::parse(&asked.drop_capabilities)?,
+            ambient: CapabilityList::parse(&asked.add_ambient_capabilities)?.named,
+        },
+        new_privileges: if asked.no_new_privs {
+            NewPrivileges::Forbidden
+        } else {
+            NewPrivileges::Allowed
+        },
+        masked_paths: paths(&asked.masked_paths)?,
+        readonly_paths: paths(&asked.readonly_paths)?,
+        seccomp,
+        apparmor: match &asked.apparmor {
+            Profile::Localhost(name) => AppArmor::Profile(name.strip_prefix("localhost/").unwrap_or(name).to_owned()),
+            Profile::Unconfined if defaults.apparmor => AppArmor::Unconfined,
+            Profile::Unconfined | Profile::RuntimeDefault => AppArmor::Absent,
+        },
+        selinux: None,
+    })
+}
+
+fn resources(
+    asked: &crate::model::container::Resources,
+    pids_limit: Option<u64>,
+    memory_minimum_bytes: u64,
+) -> Resources {
+    // In CRI -1 says unlimited, which is also what leaving it out says.
+    let positive = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
+    let words = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    Resources {
+        cpu_period_us: asked.cpu_period_us,
+        cpu_quota: asked
+            .cpu_quota_us
+            .map(|us| u64::try_from(us).map_or(CpuQuota::Unlimited, CpuQuota::PerPeriodUs)),
+        cpu_shares: asked.cpu_shares,
+        cpuset_cpus: words(&asked.cpuset_cpus),
+        cpuset_mems: words(&asked.cpuset_mems),
+        memory_limit_bytes: positive(asked.memory_limit_bytes),
+        memory_swap_limit_bytes: positive(asked.memory_swap_limit_bytes),
+        hugepage_limits: asked
+            .hugepage_limits
+            .iter()
+            .map(|(page_size, limit_bytes)| HugepageLimit {
+                page_size: page_size.clone(),
+                limit_bytes: *limit_bytes,
+            })
+            .collect(),
+        pids_limit,
+        unified: asked.unified.clone(),
+        memory_minimum_bytes,
+    }
+}
+
+impl From<SpecError> for DriverError {
+    fn from(refused: SpecError) -> Self {
+        Self::new(ErrorKind::Invalid, refused.to_string())
+    }
+}
+
+#[cfg(test)]
+impl SpecDefaults {
+    /// A node that can do everything.
+    pub fn for_tests() -> Self {
+        Self {
+            node: spec::tests::node(),
+            node_name: "node".to_owned(),
+            capabilities: Capabilities::default(),
+            env: Vec::new(),
+            rlimits: Vec::new(),
+            pids_limit: None,
+            seccomp_profile: None,
+            read_only: false,
+            pause_path: "/pause".into(),
+            apparmor: false,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What is written down about an object: intent before the first act, facts once it stands.
+
+use super::{CgroupPath, ContainerPlan, ContainerState, ProcessId, SandboxPlan, SandboxState};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How far a creation has come. What a restart finds half-made it removes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress<T> {
+    /// Asked for; acts may be under way. Also what a failed removal goes back to.
+    Making,
+    /// It stands.
+    Made(T),
+}
+
+/// A configured OCI runtime. Records carry it whole: a configuration that changes does not lose what runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handler {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The binary.
+    pub path: PathBuf,
+    /// Where it keeps its own state.
+    pub root: PathBuf,
+    /// How long a create may take.
+    pub create_timeout: Duration,
+    /// Its cgroups are made through systemd.
+    pub systemd_cgroup: bool,
+    /// The monitor of its containers.
+    pub monitor_path: PathBuf,
+    /// The log is not synced when a container ends.
+    pub no_sync_log: bool,
+    /// Smallest memory limit that it can start with, in bytes.
+    pub min_memory_bytes: u64,
+    /// Annotations that may reach it, whole keys.
+    pub allowed_annotations: BTreeSet<String>,
+    /// Privileged containers get no devices of the host.
+    pub privileged_without_host_devices: bool,
+}
+
+/// Everything remembered about a pod sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// What was asked.
+    pub plan: SandboxPlan,
+    /// The runtime of its containers.
+    pub handler: Handler,
+    /// Where its cgroups are made.
+    pub cgroup_parent: CgroupPath,
+    /// How far it came, and what it is made of.
+    pub progress: Progress<SandboxFacts>,
+    /// The boot it was made in, as `/proc/sys/kernel/random/boot_id` says.
+    pub boot_id: String,
+}
+
+/// What a sandbox is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxFacts {
+    /// Ready or not.
+    pub state: SandboxState,
+    /// Its addresses, the primary one first; empty on the host's network.
+    pub ips: Vec<IpAddr>,
+    /// Its pinned namespaces.
+    pub namespaces: PinnedNamespaces,
+    /// Files that its containers mount.
+    pub files: SandboxFiles,
+    /// The process that holds the pod's shared PID namespace, when it has one.
+    pub infra: Option<MonitoredProcess>,
+}
+
+/// Files that hold a pod's namespaces open; `None` means the host's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedNamespaces {
+    /// Network.
+    pub net: Option<PathBuf>,
+    /// IPC.
+    pub ipc: Option<PathBuf>,
+    /// Hostname.
+    pub uts: Option<PathBuf>,
+}
+
+/// Files of a pod on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxFiles {
+    /// Mounted at `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// Mounted at `/etc/hosts` where the client brings none.
+    pub hosts: PathBuf,
+    /// Mounted at `/etc/hostname`.
+    pub hostname: PathBuf,
+    /// A tmpfs, mounted at `/dev/shm`; `None` with the host's IPC.
+    pub shm: Option<PathBuf>,
+}
+
+/// A process and the monitor that watches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitoredProcess {
+    /// The container's first process.
+    pub process: ProcessId,
+    /// Its conmon-rs; `None` if it was gone before it could be identified.
+    pub monitor: Option<ProcessId>,
+}
+
+/// Everything remembered about a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// What was asked.
+    pub plan: ContainerPlan,
+    /// The runtime it runs with: its pod's.
+    pub handler: Handler,
+    /// Where its cgroup is made: its pod's.
+    pub cgroup_parent: CgroupPath,
+    /// How far it came, and what it is made of.
+    pub progress: Progress<ContainerFacts>,
+    /// The boot it was made in.
+    pub boot_id: String,
+}
+
+/// What a container is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerFacts {
+    /// Created, running, exited.
+    pub state: ContainerState,
+    /// Its monitor; `None` if it was gone before it could be identified.
+    pub monitor: Option<ProcessId>,
+    /// The image's id.
+    pub image_id: String,
+    /// A digest reference of the image where one is known, else its id.
+    pub image_ref: String,
+    /// What a stop sends first: the request's, the image's, else SIGTERM; a number 1–64.
+    pub stop_signal: i32,
+    /// The user it runs as.
+    pub user: RunningUser,
+}
+
+/// Numbers of the user a container's first process runs as.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningUser {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
+}

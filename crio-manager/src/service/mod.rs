@@ -1,0 +1,8 @@
+//! CRI over gRPC: parse → call → present. Holds no state.
+
+pub mod image;
+pub mod listener;
+pub mod parse;
+pub mod present;
+pub mod runtime;
+pub mod status;

@@ -1,0 +1,421 @@
+//! RuntimeService: one short method per RPC: parse → call → present.
+
+use super::status::status;
+use super::{parse, present};
+use crate::drivers::seams::ExecOutcome;
+use crate::lifecycle::{Error, Lifecycle};
+use cri::v1;
+use cri::v1::runtime_service_server::RuntimeService;
+use std::collections::HashMap;
+use tokio_stream::Empty;
+use tonic::{Request, Response, Status};
+
+/// CRI's RuntimeService on a node.
+#[derive(Clone)]
+pub struct Runtime {
+    lifecycle: Lifecycle,
+}
+
+impl Runtime {
+    /// Serves this node.
+    pub fn new(lifecycle: Lifecycle) -> Self {
+        Self { lifecycle }
+    }
+}
+
+/// Answers of verbs that are idempotent towards the unknown: what is not there is stopped and removed.
+fn gone_is_ok<T>(found: Result<T, Error>) -> Result<Option<T>, Status> {
+    match found {
+        Ok(cell) => Ok(Some(cell)),
+        Err(Error::NoSuchContainer(_) | Error::NoSuchSandbox(_)) => Ok(None),
+        Err(error) => Err(status(error)),
+    }
+}
+
+/// A reply, or the boxed status of a parser.
+type Reply<T> = Result<Response<T>, Status>;
+
+fn reply<T>(message: T) -> Reply<T> {
+    Ok(Response::new(message))
+}
+
+fn later<T>(method: &str) -> Reply<T> {
+    Err(Status::unimplemented(format!(
+        "{method} is not implemented by this version"
+    )))
+}
+
+/// Names the object of this call in its span.
+fn note(field: &'static str, value: &str) {
+    tracing::Span::current().record(field, value);
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    async fn version(&self, _: Request<v1::VersionRequest>) -> Reply<v1::VersionResponse> {
+        reply(v1::VersionResponse {
+            version: "0.1.0".to_owned(),
+            runtime_name: "crio-manager".to_owned(),
+            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime_api_version: "v1".to_owned(),
+        })
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
+        let health = self.lifecycle.health();
+        let condition = |kind: &str, reason: &str, state: Result<(), String>| v1::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status: state.is_ok(),
+            reason: if state.is_ok() {
+                String::new()
+            } else {
+                reason.to_owned()
+            },
+            message: state.err().unwrap_or_default(),
+        };
+        let mut runtime_handlers: Vec<_> = health.handlers.iter().map(|handler| handler.name.clone()).collect();
+        // The empty name stands for the default handler.
+        runtime_handlers.push(String::new());
+        let mut info = HashMap::new();
+        if request.into_inner().verbose {
+            info.insert("config".to_owned(), health.as_json());
+        }
+        reply(v1::StatusResponse {
+            status: Some(v1::RuntimeStatus {
+                conditions: vec![
+                    condition("RuntimeReady", "RuntimeNotReady", health.runtime_ready()),
+                    condition("NetworkReady", "NetworkPluginNotReady", health.network_ready.clone()),
+                ],
+            }),
+            info,
+            runtime_handlers: runtime_handlers
+                .into_iter()
+                .map(|name| v1::RuntimeHandler {
+                    name,
+                    features: Some(v1::RuntimeHandlerFeatures::default()),
+                })
+                .collect(),
+            features: Some(v1::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+            }),
+        })
+    }
+
+    async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
+        let cgroup_driver = v1::CgroupDriver::Cgroupfs.into();
+        reply(v1::RuntimeConfigResponse {
+            linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver }),
+        })
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Reply<v1::UpdateRuntimeConfigResponse> {
+        // Only tells the pod CIDR, which CNI's own configuration has.
+        reply(v1::UpdateRuntimeConfigResponse {})
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Reply<v1::RunPodSandboxResponse> {
+        let clock = &self.lifecycle.drivers().clock;
+        let plan = parse::run_pod_sandbox(request.into_inner(), clock.random(), clock.now()).map_err(|wrong| *wrong)?;
+        note("pod", &plan.metadata.name);
+        let id = self.lifecycle.run_sandbox(plan).await.map_err(status)?;
+        note("sandbox_id", id.as_str());
+        reply(v1::RunPodSandboxResponse {
+            pod_sandbox_id: id.to_string(),
+        })
+    }
+
+    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Reply<v1::StopPodSandboxResponse> {
+        let id = parse::id("pod_sandbox_id", request.into_inner().pod_sandbox_id).map_err(|wrong| *wrong)?;
+        note("sandbox_id", &id);
+        if let Some(cell) = gone_is_ok(self.lifecycle.registry().sandbox(&id))? {
+            self.lifecycle.stop_sandbox(cell).await.map_err(status)?;
+        }
+        reply(v1::StopPodSandboxResponse {})
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Reply<v1::RemovePodSandboxResponse> {
+        let id = parse::id("pod_sandbox_id", request.into_inner().pod_sandbox_id).map_err(|wrong| *wrong)?;
+        note("sandbox_id", &id);
+        if let Some(cell) = gone_is_ok(self.lifecycle.registry().sandbox(&id))? {
+            self.lifecycle.remove_sandbox(cell).await.map_err(status)?;
+        }
+        reply(v1::RemovePodSandboxResponse {})
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Reply<v1::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let id = parse::id("pod_sandbox_id", request.pod_sandbox_id).map_err(|wrong| *wrong)?;
+        note("sandbox_id", &id);
+        let cell = self.lifecycle.registry().sandbox(&id).map_err(status)?;
+        let info = if request.verbose {
+            info_of(&cell.record())
+        } else {
+            HashMap::new()
+        };
+        let containers = self.lifecycle.registry().containers_of(&cell.plan.id);
+        reply(v1::PodSandboxStatusResponse {
+            status: Some(present::sandbox_status(&cell)),
+            info,
+            containers_statuses: containers
+                .iter()
+                .map(|container| present::container_status(container))
+                .collect(),
+            timestamp: self.lifecycle.drivers().clock.now().nanos(),
+        })
+    }
+
+    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
+        let filter = parse::sandbox_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
+        let (sandboxes, _) = self.lifecycle.registry().snapshot();
+        let asked = sandboxes.iter().filter(|cell| {
+            filter.matches(
+                cell.plan.id.as_str(),
+                "",
+                present::sandbox_state(cell.state()),
+                &cell.plan.labels,
+            )
+        });
+        reply(v1::ListPodSandboxResponse {
+            items: asked.map(|cell| present::sandbox(cell)).collect(),
+        })
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Reply<v1::CreateContainerResponse> {
+        let request = request.into_inner();
+        let id = parse::id("pod_sandbox_id", request.pod_sandbox_id.clone()).map_err(|wrong| *wrong)?;
+        note("sandbox_id", &id);
+        let sandbox = self.lifecycle.registry().sandbox(&id).map_err(status)?;
+        let clock = &self.lifecycle.drivers().clock;
+        let plan =
+            parse::create_container(request, &sandbox.plan, clock.random(), clock.now()).map_err(|wrong| *wrong)?;
+        note("pod", &plan.pod.name);
+        let id = self.lifecycle.create_container(sandbox, plan).await.map_err(status)?;
+        note("container_id", id.as_str());
+        reply(v1::CreateContainerResponse {
+            container_id: id.to_string(),
+        })
+    }
+
+    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Reply<v1::StartContainerResponse> {
+        let id = parse::id("container_id", request.into_inner().container_id).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        self.lifecycle.start_container(&id).await.map_err(status)?;
+        reply(v1::StartContainerResponse {})
+    }
+
+    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Reply<v1::StopContainerResponse> {
+        let (id, grace) = parse::stop_container(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        if let Some(cell) = gone_is_ok(self.lifecycle.registry().container(&id))? {
+            self.lifecycle.stop_container(&cell, grace).await.map_err(status)?;
+        }
+        reply(v1::StopContainerResponse {})
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Reply<v1::RemoveContainerResponse> {
+        let id = parse::id("container_id", request.into_inner().container_id).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        if let Some(cell) = gone_is_ok(self.lifecycle.registry().container(&id))? {
+            self.lifecycle.remove_container(cell).await.map_err(status)?;
+        }
+        reply(v1::RemoveContainerResponse {})
+    }
+
+    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<v1::ListContainersResponse> {
+        let filter = parse::container_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
+        let (_, containers) = self.lifecycle.registry().snapshot();
+        let asked = containers.iter().filter(|cell| {
+            let plan = &cell.plan;
+            let state = present::container_state(&cell.state());
+            filter.matches(plan.id.as_str(), plan.sandbox_id.as_str(), state, &plan.labels)
+        });
+        reply(v1::ListContainersResponse {
+            containers: asked.map(|cell| present::container(cell)).collect(),
+        })
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Reply<v1::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let id = parse::id("container_id", request.container_id).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        let cell = self.lifecycle.registry().container(&id).map_err(status)?;
+        let info = if request.verbose {
+            info_of(&cell.record())
+        } else {
+            HashMap::new()
+        };
+        reply(v1::ContainerStatusResponse {
+            status: Some(present::container_status(&cell)),
+            info,
+        })
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Reply<v1::ReopenContainerLogResponse> {
+        let id = parse::id("container_id", request.into_inner().container_id).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        self.lifecycle.reopen_log(&id).await.map_err(status)?;
+        reply(v1::ReopenContainerLogResponse {})
+    }
+
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Reply<v1::ExecSyncResponse> {
+        let (id, command, timeout) = parse::exec_sync(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        match self.lifecycle.exec_sync(&id, command, timeout).await.map_err(status)? {
+            ExecOutcome::Ended {
+                exit_code,
+                stdout,
+                stderr,
+            } => reply(v1::ExecSyncResponse {
+                stdout,
+                stderr,
+                exit_code,
+            }),
+            // No error: probes tell a time-out by this code.
+            ExecOutcome::TimedOut => reply(v1::ExecSyncResponse {
+                stdout: Vec::new(),
+                stderr: b"command timed out".to_vec(),
+                exit_code: -1,
+            }),
+        }
+    }
+
+    async fn update_container_resources(
+        &self,
+        _: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Reply<v1::UpdateContainerResourcesResponse> {
+        later("UpdateContainerResources")
+    }
+
+    async fn exec(&self, _: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
+        later("Exec")
+    }
+
+    async fn attach(&self, _: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
+        later("Attach")
+    }
+
+    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
+        later("PortForward")
+    }
+
+    async fn container_stats(&self, _: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {
+        later("ContainerStats")
+    }
+
+    async fn list_container_stats(
+        &self,
+        _: Request<v1::ListContainerStatsRequest>,
+    ) -> Reply<v1::ListContainerStatsResponse> {
+        later("ListContainerStats")
+    }
+
+    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Reply<v1::PodSandboxStatsResponse> {
+        later("PodSandboxStats")
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Reply<v1::ListPodSandboxStatsResponse> {
+        later("ListPodSandboxStats")
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<v1::CheckpointContainerRequest>,
+    ) -> Reply<v1::CheckpointContainerResponse> {
+        later("CheckpointContainer")
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Reply<v1::ListMetricDescriptorsResponse> {
+        later("ListMetricDescriptors")
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Reply<v1::ListPodSandboxMetricsResponse> {
+        later("ListPodSandboxMetrics")
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Reply<v1::UpdatePodSandboxResourcesResponse> {
+        later("UpdatePodSandboxResources")
+    }
+
+    type StreamPodSandboxesStream = Empty<Result<v1::StreamPodSandboxesResponse, Status>>;
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Reply<Self::StreamPodSandboxesStream> {
+        later("StreamPodSandboxes")
+    }
+
+    type StreamContainersStream = Empty<Result<v1::StreamContainersResponse, Status>>;
+    async fn stream_containers(&self, _: Request<v1::StreamContainersRequest>) -> Reply<Self::StreamContainersStream> {
+        later("StreamContainers")
+    }
+
+    type StreamContainerStatsStream = Empty<Result<v1::StreamContainerStatsResponse, Status>>;
+    async fn stream_container_stats(
+        &self,
+        _: Request<v1::StreamContainerStatsRequest>,
+    ) -> Reply<Self::StreamContainerStatsStream> {
+        later("StreamContainerStats")
+    }
+
+    type StreamPodSandboxStatsStream = Empty<Result<v1::StreamPodSandboxStatsResponse, Status>>;
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Reply<Self::StreamPodSandboxStatsStream> {
+        later("StreamPodSandboxStats")
+    }
+
+    type StreamPodSandboxMetricsStream = Empty<Result<v1::StreamPodSandboxMetricsResponse, Status>>;
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Reply<Self::StreamPodSandboxMetricsStream> {
+        later("StreamPodSandboxMetrics")
+    }
+
+    type GetContainerEventsStream = Empty<Result<v1::ContainerEventResponse, Status>>;
+    async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Reply<Self::GetContainerEventsStream> {
+        later("GetContainerEvents")
+    }
+}
+
+/// What `verbose` adds: the record as JSON.
+fn info_of<R: serde::Serialize>(record: &R) -> HashMap<String, String> {
+    // A record is written to disk by the same call.
+    let json = serde_json::to_string(record).unwrap_or_default();
+    HashMap::from([("info".to_owned(), json)])
+}
