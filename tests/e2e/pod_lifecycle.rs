@@ -84,7 +84,6 @@ async fn containers_share_the_process_namespace_when_the_pod_asks_for_it(node: &
     };
     config.linux.as_mut().unwrap().security_context = Some(context);
     let pod = node.running("", config).await?;
-    pod.sh("one", "exec sleep 7777").await?;
     let own = |mode: NamespaceMode| LinuxContainerConfig {
         security_context: Some(LinuxContainerSecurityContext {
             namespace_options: Some(NamespaceOption {
@@ -95,6 +94,9 @@ async fn containers_share_the_process_namespace_when_the_pod_asks_for_it(node: &
         }),
         ..Default::default()
     };
+    let mut one = container("one", &pod.image, &["sleep", "7777"]);
+    one.linux = Some(own(NamespaceMode::Pod));
+    pod.run(&one).await?;
     let mut two = container("two", &pod.image, &["sleep", "8888"]);
     two.linux = Some(own(NamespaceMode::Pod));
     let two = pod.run(&two).await?;
