@@ -181,6 +181,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let images = ImageStore::open(image_store_config(config))
         .await
         .context("image store")?;
+    make_private_dir(&state.join("networks")).context("network records")?;
     let network = Network::open(NetworkConfig {
         conf_dir: config.network.network_dir.clone(),
         plugin_dirs: config.network.plugin_dirs.clone(),
@@ -196,7 +197,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
         process: Arc::new(HostProcesses),
         cgroup: Arc::new(Cgroupfs::detect().context("cgroups")?),
-        namespaces: Arc::new(Namespaces::new(&config.runtime.namespaces_dir)),
+        namespaces: Arc::new(Namespaces::open(&config.runtime.namespaces_dir).context("namespaces_dir")?),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
