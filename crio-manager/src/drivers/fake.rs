@@ -437,6 +437,10 @@ impl Images for FakeNode {
         Ok(image.to_owned())
     }
 
+    async fn load(&self, _: &Path) -> DriverResult<Vec<(String, Vec<String>)>> {
+        Ok(Vec::new())
+    }
+
     fn find(&self, _: &str) -> DriverResult<Option<ImageSummary>> {
         Ok(None)
     }

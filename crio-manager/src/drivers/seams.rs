@@ -332,6 +332,9 @@ pub trait Images: Send + Sync {
     /// Pulls an image; its id. Pulls of the same image share a transfer, which goes on when a caller leaves.
     async fn pull(&self, image: &str, credentials: Option<Credentials>) -> DriverResult<String>;
 
+    /// Brings in the images of an archive or layout: id and names of each.
+    async fn load(&self, path: &Path) -> DriverResult<Vec<(String, Vec<String>)>>;
+
     /// The image that a name, a digest or the beginning of an id means; from memory.
     fn find(&self, image: &str) -> DriverResult<Option<ImageSummary>>;
 

@@ -9,6 +9,7 @@ use crate::drivers::seams::{DriverResult, Launched, MonitorLaunch, ResolvedImage
 use crate::model::name::UniqueName;
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
 use crate::model::{ContainerId, ContainerPlan, ContainerState, SandboxState};
+use std::path::Path;
 use std::sync::Arc;
 use tracing::info;
 
@@ -109,6 +110,10 @@ impl Lifecycle {
             .write(&plan.id, "config.json", &built.json)
             .await
             .in_step("write bundle")?;
+
+        if let Some(directory) = plan.log_path.as_deref().and_then(Path::parent) {
+            d.host.ensure_dir(directory).await.in_step("make log directory")?;
+        }
 
         release::push_process(undo, d, handler, parent, &plan.id);
         let launch = MonitorLaunch {
