@@ -101,7 +101,9 @@ async fn an_oom_score_that_cannot_be_had_is_clamped(node: &mut Node) -> anyhow::
     }
     assert_eq!(node.said("score", "high", "stdout")?, "900\n");
     let low: i32 = node.said("score", "low", "stdout")?.trim().parse()?;
-    let own = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", node.daemon_pid()))?.trim().parse::<i32>()?;
+    let own = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", node.daemon_pid()))?
+        .trim()
+        .parse::<i32>()?;
     assert!((-997..=own).contains(&low), "{low}, and the daemon's own is {own}");
     if low != -997 {
         assert!(node.log().contains("oom_score_adj"), "the log says that it was clamped");
