@@ -394,7 +394,18 @@ async fn a_created_container_holds_no_more_than_it_needs_and_can_be_removed(node
 async fn security_is_as_asked_for(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("secure").await?;
     let script = "grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status; touch /x && echo writable";
-    assert_eq!(pod.ran_sh("plain", script).await?.exit_code, 0);
+    let seccomp = |profile: security_profile::ProfileType| {
+        Some(SecurityProfile {
+            profile_type: profile.into(),
+            localhost_ref: String::new(),
+        })
+    };
+    let mut config = sh("plain", &pod.image, script);
+    config.linux.as_mut().unwrap().security_context = Some(LinuxContainerSecurityContext {
+        seccomp: seccomp(security_profile::ProfileType::RuntimeDefault),
+        ..security()
+    });
+    assert_eq!(pod.ran(&config).await?.exit_code, 0);
     let said = node.said("secure", "plain", "stdout")?;
     assert!(said.contains("Seccomp:\t2"), "the default profile is a filter: {said}");
 
@@ -406,10 +417,7 @@ async fn security_is_as_asked_for(node: &mut Node) -> anyhow::Result<()> {
         }),
         readonly_rootfs: true,
         no_new_privs: true,
-        seccomp: Some(SecurityProfile {
-            profile_type: security_profile::ProfileType::Unconfined.into(),
-            localhost_ref: String::new(),
-        }),
+        seccomp: seccomp(security_profile::ProfileType::Unconfined),
         masked_paths: vec!["/proc/kcore".to_owned()],
         ..security()
     });
