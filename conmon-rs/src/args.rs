@@ -432,6 +432,8 @@ pub fn version() -> String {
 // ---------------------------------------------------------------------------------------------------------------------
 // Checks
 
+const SOCKET_DIRECTORY: &str = "/var/run/crio";
+
 /// What the monitor is asked to do.
 #[derive(Debug)]
 pub struct MonitorPlan {
@@ -447,6 +449,8 @@ pub struct MonitorPlan {
     pub persist_dir: Option<PathBuf>,
     pub exit_command: Option<ExitCommand>,
     pub stdio: StdioPlan,
+    pub attach: AttachPlan,
+    pub replace_listen_pid: bool,
     pub timeout: Option<Duration>,
     pub log: LogPlan,
     /// Become a daemon, or stay the caller's child.
@@ -494,6 +498,17 @@ pub enum StdioPlan {
     Terminal,
 }
 
+/// How clients attach.
+#[derive(Debug)]
+pub struct AttachPlan {
+    /// The directory and name of a link to the bundle, so that clients have a short path.
+    pub link: Option<(PathBuf, OsString)>,
+    /// When a client goes away, the container's stdin ends. A terminal without `--stdin` stays open for the next one.
+    pub closes_stdin: bool,
+    /// An exec waits for its client: the parent says when, on the start pipe.
+    pub before_exec: bool,
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LogPlan {
     pub file: Option<PathBuf>,
@@ -525,6 +540,11 @@ impl Options {
             (false, true) => SyncKey::ExitCode,
             (false, false) => SyncKey::Pid,
         }
+    }
+
+    /// Whether an attach pipe is to be looked for: not if it would be refused anyway.
+    pub fn exec_attach(&self) -> bool {
+        self.exec && self.exec_attach && self.api_version
     }
 
     /// What goes to syslog with every message, if anything does.
@@ -623,9 +643,7 @@ impl Options {
         };
         for (asked, name) in [
             (self.restore.is_some(), "--restore"),
-            (self.exec_attach, "--exec-attach"),
             (self.sdnotify_socket.is_some(), "--sdnotify-socket"),
-            (self.replace_listen_pid, "--replace-listen-pid"),
             (self.log_rotate, "--log-rotate"),
         ] {
             if asked {
@@ -638,6 +656,9 @@ impl Options {
         if self.no_container_partial_message {
             crate::warning!("--no-container-partial-message has no effect without journald log driver");
         }
+        let socket_directory = self
+            .socket_dir_path
+            .map_or_else(|| PathBuf::from(SOCKET_DIRECTORY), PathBuf::from);
         let positive = |limit: Option<i64>| {
             limit
                 .and_then(|limit| u64::try_from(limit).ok())
@@ -670,6 +691,16 @@ impl Options {
             } else {
                 StdioPlan::Pipes { stdin: self.stdin }
             },
+            attach: AttachPlan {
+                link: if self.full_attach {
+                    None
+                } else {
+                    self.cuuid.map(|name| (socket_directory, name))
+                },
+                closes_stdin: self.stdin && !self.leave_stdin_open,
+                before_exec: self.exec_attach,
+            },
+            replace_listen_pid: self.replace_listen_pid,
             timeout: u64::try_from(self.timeout)
                 .ok()
                 .filter(|seconds| *seconds > 0)

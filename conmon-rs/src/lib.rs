@@ -6,12 +6,14 @@
 //! - `runtime`: starts the OCI runtime, reads its pid file; `exit_command`: starts the caller's program at the end
 //! - `monitor`: the loop; `poller`: what can wake it; `child`: who ended, and how; `timeout`: who ran too long
 //! - `stdio`, `console`: the container's pipes, or its terminal; `log`: where its output is kept
+//! - `attach`: clients that watch and type
 //! - `control`: resize and reopen-log requests; `oom`, `cgroup`: memory that ran out; `exit_file`: the last word
 //! - `sys`: the only file with `unsafe`
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 mod args;
+mod attach;
 mod cgroup;
 mod child;
 mod console;
@@ -34,7 +36,6 @@ mod sys;
 mod timeout;
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
 
 use args::{MonitorPlan, Options, Refusal};
 use child::SignalFd;
@@ -68,8 +69,8 @@ fn run() -> i32 {
         return 0;
     }
     let key = options.sync_key();
-    let (mut sync, start, plan) = match prepare(options, &mut inherited) {
-        Ok((pipes, plan)) => (SyncPipe::new(pipes.sync, key), pipes.start, plan),
+    let (mut sync, mut pipes, plan) = match prepare(options, &mut inherited) {
+        Ok((mut pipes, plan)) => (SyncPipe::new(pipes.sync.take(), key), pipes, plan),
         Err((pipes, refusal)) => {
             let reason = match &refusal {
                 Refusal::AtParse(reason) | Refusal::AtCheck(reason) => reason,
@@ -81,7 +82,7 @@ fn run() -> i32 {
             };
         }
     };
-    match supervise(&plan, &mut sync, start, &mut inherited) {
+    match supervise(&plan, &mut sync, &mut pipes, &mut inherited) {
         Ok(status) => status,
         Err(reason) => {
             crate::error!("{reason}");
@@ -95,7 +96,7 @@ type Refused = (Option<ParentPipes>, Refusal);
 
 /// Everything that can be refused while the caller still waits for our exit status.
 fn prepare(options: Options, inherited: &mut InheritedFds) -> Result<(ParentPipes, MonitorPlan), Refused> {
-    let pipes = ParentPipes::take(inherited).map_err(|reason| (None, Refusal::AtCheck(reason)));
+    let pipes = ParentPipes::take(inherited, options.exec_attach()).map_err(|reason| (None, Refusal::AtCheck(reason)));
     let checked = options
         .check_words()
         .and_then(|()| options.log_level())
@@ -120,7 +121,7 @@ fn complain(text: &str) -> i32 {
 fn supervise(
     plan: &MonitorPlan,
     sync: &mut SyncPipe,
-    start: Option<OwnedFd>,
+    pipes: &mut ParentPipes,
     inherited: &mut InheritedFds,
 ) -> Result<i32, String> {
     let log = CriLog::open(&plan.log).map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?;
@@ -130,18 +131,21 @@ fn supervise(
         signals,
         oom_score: OomScore::lower(),
     };
-    if let Some(pipe) = start {
-        match daemonize::wait_for_start(&pipe, &signal_fd) {
+    if let Some(pipe) = &pipes.start {
+        match daemonize::wait_for_start(pipe, &signal_fd) {
             Ok(Start::Now) => {}
             Ok(Start::Never) => return Ok(1),
             Err(error) => return Err(format!("read start pipe: {error}")),
         }
     }
+    if !plan.attach.before_exec {
+        pipes.start = None; // an exec that waits for its client reads it once more
+    }
     if plan.daemonize {
         daemonize::into_background(plan.monitor_pidfile.as_deref()).map_err(|error| error.to_string())?;
     }
     daemonize::become_supervisor().map_err(|error| format!("become subreaper: {error}"))?;
-    let status = monitor::run(plan, &origin, signal_fd, log, sync, inherited)?;
+    let status = monitor::run(plan, &origin, signal_fd, log, sync, pipes, inherited)?;
     sync.close();
     if let Some(command) = &plan.exit_command {
         exit_command::run(command, &origin);

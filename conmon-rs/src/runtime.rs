@@ -2,10 +2,12 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, set_parent_process_death_signal};
+use rustix::io::{read, retry_on_intr};
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
 use crate::args::{MonitorPlan, Task};
 use crate::daemonize::OomScore;
@@ -62,23 +64,54 @@ pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsStr
     words
 }
 
+/// What the runtime's process needs to know between fork and exec.
+pub struct Preparation<'a> {
+    pub ends: &'a ContainerEnds,
+    pub mark: Option<Mark>,
+    pub replace_listen_pid: bool,
+    /// Read once more before the runtime may begin.
+    pub start_pipe: Option<&'a OwnedFd>,
+}
+
 /// Starts the runtime. It dies with us, and so does not finish a container that nobody would watch.
-pub fn start(words: Vec<OsString>, ends: &ContainerEnds, origin: &Origin, mark: Option<Mark>) -> io::Result<Pid> {
-    let monitor = rustix::process::getpid();
-    launch(words, origin, || {
+pub fn start(words: Vec<OsString>, origin: &Origin, preparation: &Preparation<'_>) -> io::Result<Pid> {
+    let monitor = getpid();
+    launch(words, origin, |environment| {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        if rustix::process::getppid() != Some(monitor) {
+        if getppid() != Some(monitor) {
             sys::exit_now(1); // we died before the line above
         }
-        if let Some(mark) = mark {
+        preparation.ends.install()?;
+        if let Some(mark) = preparation.mark {
             mark.put();
         }
-        ends.install()
+        if let Some(value) = std::env::var_os(LISTEN_PID) {
+            let named: i32 = value
+                .to_str()
+                .and_then(|text| text.parse().ok())
+                .filter(|pid| *pid > 0)
+                .ok_or_else(|| io::Error::other(format!("Invalid {LISTEN_PID} {}", value.to_string_lossy())))?;
+            if preparation.replace_listen_pid || named == monitor.as_raw_nonzero().get() {
+                environment.retain(|variable| !variable.as_bytes().starts_with(b"LISTEN_PID="));
+                environment.push(CString::new(format!("{LISTEN_PID}={}", getpid().as_raw_nonzero()))?);
+            }
+        }
+        if let Some(pipe) = preparation.start_pipe {
+            retry_on_intr(|| read(pipe, &mut [0; 64]))?;
+        }
+        Ok(())
     })
 }
 
+/// Which process the descriptors of a socket activation are meant for.
+const LISTEN_PID: &str = "LISTEN_PID";
+
 /// Forks and execs a program, the first of `words`. If that fails in the child, its stderr says why and its status is 127.
-pub fn launch(words: Vec<OsString>, origin: &Origin, prepare: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
+pub fn launch(
+    words: Vec<OsString>,
+    origin: &Origin,
+    prepare: impl FnOnce(&mut Vec<CString>) -> io::Result<()>,
+) -> io::Result<Pid> {
     let text = |words: Vec<OsString>| -> io::Result<Vec<CString>> {
         words
             .into_iter()
@@ -86,7 +119,7 @@ pub fn launch(words: Vec<OsString>, origin: &Origin, prepare: impl FnOnce() -> i
             .collect()
     };
     let arguments = text(words)?;
-    let environment = text(
+    let mut environment = text(
         std::env::vars_os()
             .map(|(name, value)| variable(&name, &value))
             .collect(),
@@ -95,7 +128,7 @@ pub fn launch(words: Vec<OsString>, origin: &Origin, prepare: impl FnOnce() -> i
     match sys::fork()? {
         Fork::Parent(child) => Ok(child),
         Fork::Child => {
-            let failed = match prepare() {
+            let failed = match prepare(&mut environment) {
                 Ok(()) => {
                     origin.oom_score.restore();
                     sys::restore_signals(&origin.signals);

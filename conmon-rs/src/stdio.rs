@@ -10,8 +10,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::args::StdioPlan;
+use crate::attach::Stdin;
 use crate::contract::Stream;
 use crate::log::cri::RECORD_CONTENT_BYTES;
+use crate::poller::Interest;
 
 /// Reads of one stream before the others have their turn.
 const READS_PER_TURN: usize = 16;
@@ -56,7 +58,7 @@ impl ContainerEnds {
 
 /// Our ends.
 pub struct Stdio {
-    pub stdin: Option<OwnedFd>,
+    pub stdin: Stdin,
     pub stdout: Option<Output>,
     pub stderr: Option<Output>,
 }
@@ -66,7 +68,7 @@ impl Stdio {
     pub fn new(plan: StdioPlan) -> io::Result<(Stdio, ContainerEnds)> {
         let (ours, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut stdio = Stdio {
-            stdin: None,
+            stdin: Stdin::Closed,
             stdout: None,
             stderr: Some(Output::pipe(ours)?),
         };
@@ -76,7 +78,7 @@ impl Stdio {
             stderr,
         };
         match plan {
-            StdioPlan::Terminal => {}
+            StdioPlan::Terminal => stdio.stdin = Stdin::Expected,
             StdioPlan::Pipes { stdin } => {
                 let (ours, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
                 stdio.stdout = Some(Output::pipe(ours)?);
@@ -84,7 +86,7 @@ impl Stdio {
                 if stdin {
                     let (stdin, ours) = pipe_with(PipeFlags::CLOEXEC)?;
                     set_nonblocking(&ours)?;
-                    stdio.stdin = Some(ours);
+                    stdio.stdin = Stdin::Open(ours);
                     ends.stdin = Some(stdin);
                 }
             }
@@ -97,6 +99,10 @@ impl Stdio {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         }
+    }
+
+    pub fn outputs(&self) -> impl Iterator<Item = &Output> {
+        [&self.stdout, &self.stderr].into_iter().flatten()
     }
 
     /// Something may still be written to us.
@@ -156,6 +162,14 @@ impl Output {
 
     pub fn terminal(fd: OwnedFd) -> io::Result<Output> {
         Output::pipe(fd)
+    }
+
+    pub fn interest(&self) -> Interest {
+        if self.hung_up {
+            Interest::NewlyReadable
+        } else {
+            Interest::Readable
+        }
     }
 
     /// Reads what is there and hands it on: whole lines as they come, an unfinished one when there is nothing more.

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arguments;
+mod attach;
 mod exec;
 mod exit_status;
 mod harness;
+mod listen_pid;
 mod log_format;
 mod oom;
 mod real_runtime;
