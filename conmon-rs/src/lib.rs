@@ -6,7 +6,7 @@
 //! - `runtime`: starts the OCI runtime, reads its pid file; `exit_command`: starts the caller's program at the end
 //! - `monitor`: the loop; `poller`: what can wake it; `child`: who ended, and how; `timeout`: who ran too long
 //! - `stdio`, `console`: the container's pipes, or its terminal; `log`: where its output is kept
-//! - `attach`: clients that watch and type
+//! - `attach`: clients that watch and type; `notify`: readiness for the host's service manager
 //! - `control`: resize and reopen-log requests; `oom`, `cgroup`: memory that ran out; `exit_file`: the last word
 //! - `sys`: the only file with `unsafe`
 
@@ -25,6 +25,7 @@ mod exit_file;
 mod log;
 mod messages;
 mod monitor;
+mod notify;
 mod oom;
 mod poller;
 mod runtime;
@@ -69,7 +70,7 @@ fn run() -> i32 {
         return 0;
     }
     let key = options.sync_key();
-    let (mut sync, mut pipes, plan) = match prepare(options, &mut inherited) {
+    let (mut sync, mut pipes, mut plan) = match prepare(options, &mut inherited) {
         Ok((mut pipes, plan)) => (SyncPipe::new(pipes.sync.take(), key), pipes, plan),
         Err((pipes, refusal)) => {
             let reason = match &refusal {
@@ -82,7 +83,7 @@ fn run() -> i32 {
             };
         }
     };
-    match supervise(&plan, &mut sync, &mut pipes, &mut inherited) {
+    match supervise(&mut plan, &mut sync, &mut pipes, &mut inherited) {
         Ok(status) => status,
         Err(reason) => {
             crate::error!("{reason}");
@@ -119,12 +120,13 @@ fn complain(text: &str) -> i32 {
 
 /// Leaves the caller and runs the container; returns our exit status, or why it did not come to that.
 fn supervise(
-    plan: &MonitorPlan,
+    plan: &mut MonitorPlan,
     sync: &mut SyncPipe,
     pipes: &mut ParentPipes,
     inherited: &mut InheritedFds,
 ) -> Result<i32, String> {
-    let log = CriLog::open(&plan.log).map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?;
+    let log = CriLog::open(std::mem::take(&mut plan.log))
+        .map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?;
     let signals = sys::block_signals();
     let signal_fd = SignalFd::new().map_err(|error| format!("signalfd: {error}"))?;
     let origin = Origin {
@@ -144,7 +146,7 @@ fn supervise(
     if plan.daemonize {
         daemonize::into_background(plan.monitor_pidfile.as_deref()).map_err(|error| error.to_string())?;
     }
-    daemonize::become_supervisor().map_err(|error| format!("become subreaper: {error}"))?;
+    daemonize::become_supervisor(plan.stdio).map_err(|error| format!("become subreaper: {error}"))?;
     let status = monitor::run(plan, &origin, signal_fd, log, sync, pipes, inherited)?;
     sync.close();
     if let Some(command) = &plan.exit_command {

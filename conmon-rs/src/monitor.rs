@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use crate::args::{Api, MonitorPlan, StdioPlan, Task};
+use crate::args::{Api, MonitorPlan, StdioPlan};
 use crate::attach::{Attach, BACKLOG_PATIENCE, Stdin};
 use crate::child::{Process, Reaped, SignalFd, reap, reap_any};
 use crate::console::{ConsoleSocket, Delivery, WindowSize, prepare_terminal};
 use crate::contract::{CONTROL_FIFO, ExitCode, Stream, SyncKey, TIMED_OUT, WINDOW_SIZE_FIFO};
 use crate::control::{ControlMessage, RequestFifo, control_message, window_size};
-use crate::daemonize::{InheritedFds, ParentPipes};
+use crate::daemonize::{InheritedFds, ParentPipes, forget_stdio};
 use crate::exit_file::write_exit_files;
 use crate::log::cri::CriLog;
+use crate::notify::NotifyProxy;
 use crate::oom::{OomWatch, write_oom_files};
 use crate::poller::{ClientId, Event, Interest, Poller};
 use crate::runtime::{self, Origin, Preparation, read_pidfile};
@@ -53,6 +54,7 @@ pub struct Monitor<'a> {
     control: Option<RequestFifo>,
     window_sizes: Option<RequestFifo>,
     attach: Option<Attach>,
+    notify: Option<NotifyProxy>,
     /// Kept open: the parent sees its end when we end.
     _attach_pipe: Option<SyncPipe>,
     /// A client has a full backlog: until when no output is read.
@@ -92,7 +94,7 @@ pub fn run(
     let mut monitor = Monitor::start(plan, origin, signals, log, pipes)?;
     Ok(match monitor.wait_for_container() {
         Ok(pid) => {
-            if plan.task == Task::Create || plan.api == Api::One {
+            if !plan.task.is_exec() || plan.api == Api::One {
                 sync.pid(pid);
             }
             monitor.supervise_from(pid);
@@ -123,11 +125,13 @@ impl<'a> Monitor<'a> {
             .map_err(named("watch signals"))?;
         let console = match plan.stdio {
             StdioPlan::Terminal => Some(ConsoleSocket::listen().map_err(named("create console socket"))?),
-            StdioPlan::Pipes { .. } => None,
+            StdioPlan::Pipes { .. } | StdioPlan::Inherited => None,
         };
         let (stdio, ends) = Stdio::new(plan.stdio).map_err(named("create pipes"))?;
-        let control = request_fifo(plan.bundle.as_deref(), CONTROL_FIFO)?;
-        let window_sizes = request_fifo(plan.bundle.as_deref(), WINDOW_SIZE_FIFO)?;
+        // Where callers reach us; a container with stdio that is not ours needs nothing of it.
+        let meeting_place = plan.bundle.as_deref().filter(|_| plan.stdio != StdioPlan::Inherited);
+        let control = request_fifo(meeting_place, CONTROL_FIFO)?;
+        let window_sizes = request_fifo(meeting_place, WINDOW_SIZE_FIFO)?;
         watch(&poller, &console, Event::Console)?;
         watch(&poller, &control, Event::Control)?;
         watch(&poller, &window_sizes, Event::WindowSize)?;
@@ -138,7 +142,7 @@ impl<'a> Monitor<'a> {
                 .add(stdin, Event::StdinHasRoom, Interest::Once)
                 .map_err(named("watch stdin"))?;
         }
-        let attach = match &plan.bundle {
+        let attach = match meeting_place {
             Some(bundle) => {
                 let link = plan
                     .attach
@@ -151,6 +155,13 @@ impl<'a> Monitor<'a> {
             }
             None => None,
         };
+        let notify = match (&plan.bundle, &plan.notify_socket) {
+            (Some(bundle), Some(host)) => {
+                Some(NotifyProxy::listen(bundle, host).map_err(named("create notify socket"))?)
+            }
+            (None, _) | (_, None) => None,
+        };
+        watch(&poller, &notify, Event::Notification)?;
         let attach_pipe = pipes.attach.take().map(|pipe| {
             let mut pipe = SyncPipe::new(Some(pipe), SyncKey::Data);
             pipe.ready();
@@ -166,6 +177,9 @@ impl<'a> Monitor<'a> {
         };
         let runtime = runtime::start(words, origin, &preparation).map_err(named("start runtime"))?;
         pipes.start = None;
+        if plan.stdio == StdioPlan::Inherited {
+            forget_stdio().map_err(named("open /dev/null"))?;
+        }
         Ok(Monitor {
             plan,
             poller,
@@ -178,6 +192,7 @@ impl<'a> Monitor<'a> {
             control,
             window_sizes,
             attach,
+            notify,
             _attach_pipe: attach_pipe,
             waiting_for_clients: None,
             oom: None,
@@ -201,10 +216,11 @@ impl<'a> Monitor<'a> {
         self.receive_terminal();
         let pid = read_pidfile(&self.plan.container_pidfile);
         let succeeded = status == ExitCode::Status(0);
-        // The status of an exec's runtime may be the command's own; a pid says that there was a command.
-        let pid = match (&self.plan.task, pid) {
-            (Task::Create, _) if !succeeded => None,
-            (_, pid) => Some(pid),
+        // An exec's runtime may fail after the command was started; a pid says that there is one.
+        let pid = if succeeded || self.plan.task.is_exec() {
+            Some(pid)
+        } else {
+            None
         };
         match pid {
             Some(Ok(Some(_))) if self.plan.stdio == StdioPlan::Terminal && self.terminal.is_none() => {
@@ -348,6 +364,11 @@ impl<'a> Monitor<'a> {
             Event::AttachClient(client) => self.serve_client(client, false),
             Event::ClientHungUp(client) => self.serve_client(client, true),
             Event::StdinHasRoom => self.take_input(),
+            Event::Notification => {
+                if let Some(notify) = &self.notify {
+                    notify.forward();
+                }
+            }
         }
     }
 
@@ -477,7 +498,7 @@ impl<'a> Monitor<'a> {
         if let Err(error) = prepare_terminal(&terminal) {
             crate::warning!("prepare terminal: {error}");
         }
-        let output = Output::terminal(rustix::io::fcntl_dupfd_cloexec(&terminal, 3)?)?;
+        let output = Output::new(rustix::io::fcntl_dupfd_cloexec(&terminal, 3)?)?;
         self.poller
             .add(&output, Event::Output(Stream::Stdout), Interest::Readable)?;
         self.stdio.stdout = Some(output);
@@ -539,9 +560,7 @@ impl<'a> Monitor<'a> {
         }
         self.regard_clients();
         self.read_late_output();
-        if let Some(log) = &self.log
-            && self.plan.log.sync_at_end
-        {
+        if let Some(log) = &self.log {
             log.sync();
         }
         let plan = self.plan;
@@ -564,7 +583,7 @@ impl<'a> Monitor<'a> {
             crate::error!("write exit file: {error}");
             own_status = 1;
         }
-        if plan.task != Task::Create {
+        if plan.task.is_exec() {
             sync.exit_code(exit, message);
         }
         if let Some(attach) = attach {

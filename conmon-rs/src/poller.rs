@@ -31,6 +31,8 @@ pub enum Event {
     AttachClient(ClientId),
     /// A client is gone, or has closed both directions.
     ClientHungUp(ClientId),
+    /// The container says that it is ready, or the like.
+    Notification,
     /// The container reads what was typed.
     StdinHasRoom,
 }
@@ -62,6 +64,7 @@ impl Event {
             Event::WindowSize => 7,
             Event::AttachConnection => 8,
             Event::StdinHasRoom => 9,
+            Event::Notification => 10,
             Event::AttachClient(client) | Event::ClientHungUp(client) => FIRST_CLIENT_TOKEN + client.0,
         }
     }
@@ -79,6 +82,7 @@ impl Event {
             7 => Event::WindowSize,
             8 => Event::AttachConnection,
             9 => Event::StdinHasRoom,
+            10 => Event::Notification,
             _ => {
                 let client = ClientId(token.checked_sub(FIRST_CLIENT_TOKEN)?);
                 if hung_up {

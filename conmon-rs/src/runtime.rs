@@ -26,13 +26,14 @@ pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsStr
     let runtime = &plan.runtime;
     let mut words: Vec<OsString> = vec![runtime.path.clone().into()];
     let mut add = |word: &OsStr| words.push(word.to_owned());
-    if runtime.systemd_cgroup && plan.task == Task::Create {
+    if runtime.systemd_cgroup && !plan.task.is_exec() {
         add("--systemd-cgroup".as_ref());
     }
     runtime.global_arguments.iter().for_each(|word| add(word));
     match &plan.task {
-        Task::Create => {
-            add("create".as_ref());
+        Task::Create | Task::Restore { .. } => {
+            let restores = matches!(plan.task, Task::Restore { .. });
+            add(if restores { "restore" } else { "create" }.as_ref());
             if let Some(bundle) = &plan.bundle {
                 add("--bundle".as_ref());
                 add(bundle.as_ref());
@@ -44,6 +45,15 @@ pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsStr
             }
             if runtime.no_new_keyring {
                 add("--no-new-keyring".as_ref());
+            }
+            if let Task::Restore { checkpoint } = &plan.task {
+                add("--detach".as_ref());
+                add("--image-path".as_ref());
+                add(checkpoint.as_ref());
+                if let Some(bundle) = &plan.bundle {
+                    add("--work-path".as_ref());
+                    add(bundle.as_ref());
+                }
             }
         }
         Task::Exec { process_spec } => {
@@ -202,6 +212,16 @@ mod tests {
         let expected = "/bin/true --systemd-cgroup --root=/r create --bundle /b --pid-file /p --no-pivot --no-new-keyring \
                         --x --console-socket /c ID";
         assert_eq!(command_line(&words, Some(Path::new("/c"))).join(" "), expected);
+    }
+
+    #[test]
+    fn a_restore_names_its_checkpoint_and_where_to_work() {
+        let expected =
+            "/bin/true restore --bundle /b --pid-file /p --no-pivot --detach --image-path /cp --work-path /b --x ID";
+        assert_eq!(
+            command_line(&["--restore=/cp", "--no-pivot", "--restore-arg", "--x"], None).join(" "),
+            expected
+        );
     }
 
     #[test]
