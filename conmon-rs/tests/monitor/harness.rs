@@ -200,6 +200,7 @@ pub struct Launch<'a> {
     arguments: Vec<OsString>,
     start_pipe: bool,
     deaf: bool,
+    attach_pipe: bool,
 }
 
 impl<'a> Launch<'a> {
@@ -220,6 +221,7 @@ impl<'a> Launch<'a> {
             arguments: Vec::new(),
             start_pipe: false,
             deaf: false,
+            attach_pipe: false,
         }
     }
 
@@ -246,6 +248,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    pub fn with_attach_pipe(mut self) -> Self {
+        self.command.env("_OCI_ATTACHPIPE", "9");
+        self.attach_pipe = true;
+        self
+    }
+
     /// Nobody has the other end of the sync pipe.
     pub fn with_a_parent_that_is_gone(mut self) -> Self {
         self.deaf = true;
@@ -255,7 +263,9 @@ impl<'a> Launch<'a> {
     pub fn start(mut self) -> Running<'a> {
         // The shell turns its stdio into the descriptors that a caller would pass.
         let start = if self.start_pipe { "6<&0" } else { "" };
-        let script = format!("exec \"$@\" 5>&1 8</dev/null {start} 0</dev/null 1>/dev/null");
+        // The messages of an attach pipe come out of the same end as those of the sync pipe.
+        let attach = if self.attach_pipe { "9>&1" } else { "" };
+        let script = format!("exec \"$@\" 5>&1 8</dev/null {start} {attach} 0</dev/null 1>/dev/null");
         self.command
             .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_conmon-rs")])
             .args(&self.arguments);
@@ -326,6 +336,12 @@ impl Running<'_> {
         number
             .and_then(|number| number.parse().ok())
             .unwrap_or_else(|| panic!("no pid: {message}"))
+    }
+
+    /// One byte on the start pipe.
+    pub fn permit(&mut self) {
+        use std::io::Write;
+        self.start.as_mut().expect("a start pipe").write_all(b"!").unwrap();
     }
 
     pub fn release(&mut self) {
