@@ -73,7 +73,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 exec 7<&0
-start() {{ setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- & printf %s $! > \"$pidfile\"; }}
+start() {{ (setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- & exec printf %s $! > \"$pidfile\"); }}
 {runtime}
 "
         );
