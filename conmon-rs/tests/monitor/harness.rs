@@ -201,6 +201,7 @@ pub struct Launch<'a> {
     start_pipe: bool,
     deaf: bool,
     attach_pipe: bool,
+    wrapper: &'static [&'static str],
 }
 
 impl<'a> Launch<'a> {
@@ -222,6 +223,7 @@ impl<'a> Launch<'a> {
             start_pipe: false,
             deaf: false,
             attach_pipe: false,
+            wrapper: &[],
         }
     }
 
@@ -248,6 +250,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// The command that the monitor's own is given to.
+    pub fn wrapped_in(mut self, wrapper: &'static [&'static str]) -> Self {
+        self.wrapper = wrapper;
+        self
+    }
+
     pub fn with_attach_pipe(mut self) -> Self {
         self.command.env("_OCI_ATTACHPIPE", "9");
         self.attach_pipe = true;
@@ -267,7 +275,9 @@ impl<'a> Launch<'a> {
         let attach = if self.attach_pipe { "9>&1" } else { "" };
         let script = format!("exec \"$@\" 5>&1 8</dev/null {start} {attach} 0</dev/null 1>/dev/null");
         self.command
-            .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_conmon-rs")])
+            .args(["-c", &script, "sh"])
+            .args(self.wrapper)
+            .arg(env!("CARGO_BIN_EXE_conmon-rs"))
             .args(&self.arguments);
         let mut child = self.command.spawn().unwrap();
         let sync = BufReader::new(child.stdout.take().unwrap());
