@@ -447,13 +447,14 @@ impl<'a> Monitor<'a> {
         };
         match after {
             After::Wait => {}
+            After::StillHungUp if self.ended.is_none() => {}
             // Reported once; the next time when somebody has written again.
             After::HungUp if self.ended.is_none() => {
                 self.poller
                     .change(output, Event::Output(stream), Interest::NewlyReadable);
             }
             After::Revived => self.poller.change(output, Event::Output(stream), Interest::Readable),
-            After::HungUp | After::Close => {
+            After::HungUp | After::StillHungUp | After::Close => {
                 self.poller.remove(output);
                 *self.stdio.output(stream) = None;
             }

@@ -145,9 +145,14 @@ start() {{ (setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&-
         Some(ExitCode::parse(&content).expect("an exit file is a number"))
     }
 
+    /// What a process that belongs to this stage has in its environment.
+    pub fn marker(&self) -> String {
+        format!("{STAGE}={}", self.directory.path().display())
+    }
+
     /// Pids of everything that was started here and still runs.
     pub fn processes(&self) -> Vec<i32> {
-        let needle = format!("{STAGE}={}\0", self.directory.path().display()).into_bytes();
+        let needle = format!("{}\0", self.marker()).into_bytes();
         let entries = fs::read_dir("/proc").unwrap();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| {
