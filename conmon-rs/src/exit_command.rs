@@ -16,8 +16,10 @@ pub fn run(command: &ExitCommand, origin: &Origin) {
     if let Err(error) = set_child_subreaper(None) {
         crate::debug!("subreaper: {error}");
     }
-    let path: OsString = command.path.clone().into();
-    let words = [path].into_iter().chain(command.arguments.iter().cloned()).collect();
+    let words = || {
+        let path: OsString = command.path.clone().into();
+        [path].into_iter().chain(command.arguments.iter().cloned()).collect()
+    };
     let delay = command.delay;
     match launch(words, origin, |_| {
         std::thread::sleep(delay);

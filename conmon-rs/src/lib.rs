@@ -56,11 +56,38 @@ pub fn main() -> ! {
 }
 
 fn run() -> i32 {
+    let mut prepared = match prepare() {
+        Ok(prepared) => prepared,
+        Err(status) => return status,
+    };
+    match supervise(&mut prepared) {
+        Ok(status) => status,
+        Err(reason) => {
+            crate::error!("{reason}");
+            prepared.sync.failure(reason.as_bytes());
+            1
+        }
+    }
+}
+
+/// What the monitor has to do, and by what means it tells the parent.
+struct Prepared {
+    plan: MonitorPlan,
+    sync: SyncPipe,
+    pipes: ParentPipes,
+    inherited: InheritedFds,
+}
+
+/// Everything that can be refused while the caller still waits for our exit status. The error is that status.
+///
+/// Not inlined, as other steps below: what they need of the stack is not to be kept for the container's life.
+#[inline(never)]
+fn prepare() -> Result<Prepared, i32> {
     let mut inherited = InheritedFds::find();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let options = match args::parse(std::env::args_os().skip(1)) {
         Ok(options) => options,
-        Err(reason) => return complain(&format!("conmon: option parsing failed: {reason}\n")),
+        Err(reason) => return Err(complain(&format!("conmon: option parsing failed: {reason}\n"))),
     };
     if options.wants_help() || options.wants_version() {
         let text = if options.wants_help() {
@@ -69,50 +96,35 @@ fn run() -> i32 {
             args::version()
         };
         let _ = std::io::stdout().write_all(text.as_bytes()); // nobody else can be told
-        return 0;
+        return Err(0);
     }
     let key = options.sync_key();
-    let (mut sync, mut pipes, mut plan) = match prepare(options, &mut inherited) {
-        Ok((mut pipes, plan)) => (SyncPipe::new(pipes.sync.take(), key), pipes, plan),
-        Err((pipes, refusal)) => {
-            let reason = match &refusal {
-                Refusal::AtParse(reason) | Refusal::AtCheck(reason) => reason,
-            };
-            SyncPipe::new(pipes.and_then(|pipes| pipes.sync), key).failure(reason.as_bytes());
-            return match &refusal {
-                Refusal::AtParse(reason) => complain(&format!("conmon: {reason}\n")),
-                Refusal::AtCheck(reason) => complain(&format!("[conmon:e]: {reason}\n")),
-            };
+    let pipes = ParentPipes::take(&mut inherited, options.exec_attach());
+    let (refusal, pipe) = match (check(options), pipes) {
+        (Ok(plan), Ok(mut pipes)) => {
+            let sync = SyncPipe::new(pipes.sync.take(), key);
+            return Ok(Prepared {
+                plan,
+                sync,
+                pipes,
+                inherited,
+            });
         }
+        (Err(refusal), pipes) => (refusal, pipes.ok().and_then(|pipes| pipes.sync)),
+        (Ok(_), Err(reason)) => (Refusal::AtCheck(reason), None),
     };
-    match supervise(&mut plan, &mut sync, &mut pipes, &mut inherited) {
-        Ok(status) => status,
-        Err(reason) => {
-            crate::error!("{reason}");
-            sync.failure(reason.as_bytes());
-            1
-        }
-    }
+    let (prefix, reason) = match refusal {
+        Refusal::AtParse(reason) => ("conmon", reason),
+        Refusal::AtCheck(reason) => ("[conmon:e]", reason),
+    };
+    SyncPipe::new(pipe, key).failure(reason.as_bytes());
+    Err(complain(&format!("{prefix}: {reason}\n")))
 }
 
-type Refused = (Option<ParentPipes>, Refusal);
-
-/// Everything that can be refused while the caller still waits for our exit status.
-fn prepare(options: Options, inherited: &mut InheritedFds) -> Result<(ParentPipes, MonitorPlan), Refused> {
-    let pipes = ParentPipes::take(inherited, options.exec_attach()).map_err(|reason| (None, Refusal::AtCheck(reason)));
-    let checked = options
-        .check_words()
-        .and_then(|()| options.log_level())
-        .and_then(|level| {
-            messages::configure(level, options.syslog_subject());
-            options.check()
-        });
-    match (pipes, checked) {
-        (Ok(pipes), Ok(plan)) => Ok((pipes, plan)),
-        (Ok(pipes), Err(refusal)) => Err((Some(pipes), refusal)),
-        (Err(_), Err(refusal)) => Err((None, refusal)),
-        (Err(refused), Ok(_)) => Err(refused),
-    }
+fn check(options: Options) -> Result<MonitorPlan, Refusal> {
+    options.check_words()?;
+    messages::configure(options.log_level()?, options.syslog_subject());
+    options.check()
 }
 
 fn complain(text: &str) -> i32 {
@@ -121,28 +133,43 @@ fn complain(text: &str) -> i32 {
 }
 
 /// Leaves the caller and runs the container; returns our exit status, or why it did not come to that.
-fn supervise(
-    plan: &mut MonitorPlan,
-    sync: &mut SyncPipe,
-    pipes: &mut ParentPipes,
-    inherited: &mut InheritedFds,
-) -> Result<i32, String> {
+fn supervise(prepared: &mut Prepared) -> Result<i32, String> {
+    let Some((origin, signals, logs)) = leave_caller(prepared)? else {
+        return Ok(1);
+    };
+    let Prepared {
+        plan,
+        sync,
+        pipes,
+        inherited,
+    } = prepared;
+    let status = monitor::run(plan, &origin, signals, logs, sync, pipes, inherited)?;
+    sync.close();
+    if let Some(command) = &plan.exit_command {
+        exit_command::run(command, &origin);
+    }
+    Ok(status)
+}
+
+/// From the opening of the log to a process of our own; `None` if the caller wants us to end before.
+#[inline(never)]
+fn leave_caller(prepared: &mut Prepared) -> Result<Option<(Origin, SignalFd, Logs)>, String> {
+    let Prepared { plan, pipes, .. } = prepared;
     let journal = plan.log.journal.take().map(|plan| Journal::open(&plan));
     let logs = Logs {
         file: CriLog::open(std::mem::take(&mut plan.log))
             .map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?,
         journal: journal.transpose().map_err(|error| format!("open journal: {error}"))?,
     };
-    let signals = sys::block_signals();
-    let signal_fd = SignalFd::new().map_err(|error| format!("signalfd: {error}"))?;
     let origin = Origin {
-        signals,
+        signals: sys::block_signals(),
         oom_score: OomScore::lower(),
     };
+    let signals = SignalFd::new().map_err(|error| format!("signalfd: {error}"))?;
     if let Some(pipe) = &pipes.start {
-        match daemonize::wait_for_start(pipe, &signal_fd) {
+        match daemonize::wait_for_start(pipe, &signals) {
             Ok(Start::Now) => {}
-            Ok(Start::Never) => return Ok(1),
+            Ok(Start::Never) => return Ok(None),
             Err(error) => return Err(format!("read start pipe: {error}")),
         }
     }
@@ -153,10 +180,5 @@ fn supervise(
         daemonize::into_background(plan.monitor_pidfile.as_deref()).map_err(|error| error.to_string())?;
     }
     daemonize::become_supervisor(plan.stdio).map_err(|error| format!("become subreaper: {error}"))?;
-    let status = monitor::run(plan, &origin, signal_fd, logs, sync, pipes, inherited)?;
-    sync.close();
-    if let Some(command) = &plan.exit_command {
-        exit_command::run(command, &origin);
-    }
-    Ok(status)
+    Ok(Some((origin, signals, logs)))
 }

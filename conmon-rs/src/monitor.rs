@@ -112,6 +112,7 @@ pub fn run(
 
 impl<'a> Monitor<'a> {
     /// Prepares everything that the runtime or an early caller may use, then starts the runtime.
+    #[inline(never)] // its stack is not kept for the container's life; nor is that of the others below
     fn start(
         plan: &'a MonitorPlan,
         origin: &Origin,
@@ -168,14 +169,14 @@ impl<'a> Monitor<'a> {
             pipe
         });
         let mark = plan.timeout.map(|_| Mark::new());
-        let words = runtime::arguments(plan, console.as_ref().map(ConsoleSocket::path));
         let preparation = Preparation {
             ends: &ends,
+            console_socket: console.as_ref().map(ConsoleSocket::path),
             mark,
             replace_listen_pid: plan.replace_listen_pid,
             start_pipe: pipes.start.as_ref(),
         };
-        let runtime = runtime::start(words, origin, &preparation).map_err(named("start runtime"))?;
+        let runtime = runtime::start(plan, origin, &preparation).map_err(named("start runtime"))?;
         pipes.start = None;
         if plan.stdio == StdioPlan::Inherited {
             forget_stdio().map_err(named("open /dev/null"))?;
@@ -204,6 +205,7 @@ impl<'a> Monitor<'a> {
     }
 
     /// Lets the runtime do its work; returns the container's pid, or what the parent is to be told.
+    #[inline(never)]
     fn wait_for_container(&mut self) -> Result<Pid, Vec<u8>> {
         let status = loop {
             if let Some(status) = self.ended.take() {
@@ -250,6 +252,7 @@ impl<'a> Monitor<'a> {
     }
 
     /// From here on signals are meant for the container, and its output is output.
+    #[inline(never)]
     fn supervise_from(&mut self, pid: Pid) {
         self.process = Process::open(pid);
         if let Some(pidfd) = self.process.pidfd()
@@ -345,6 +348,7 @@ impl<'a> Monitor<'a> {
         self.take_input();
     }
 
+    #[inline(never)]
     fn handle(&mut self, event: Event) {
         match event {
             Event::Signals => self.take_signals(),
@@ -547,6 +551,7 @@ impl<'a> Monitor<'a> {
     }
 
     /// Everything that is due once the container is gone, in the order that callers rely on.
+    #[inline(never)]
     fn finish(mut self, outcome: Outcome, sync: &mut SyncPipe, inherited: &mut InheritedFds) -> i32 {
         self.look_at_memory();
         if outcome == Outcome::TimedOut {

@@ -1,5 +1,6 @@
 //! Runs the OCI runtime's create or exec, reads the pid file.
 
+use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,7 +23,7 @@ pub struct Origin {
 }
 
 /// The runtime's whole command line, its own name first.
-pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsString> {
+fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsString> {
     let runtime = &plan.runtime;
     let mut words: Vec<OsString> = vec![runtime.path.clone().into()];
     let mut add = |word: &OsStr| words.push(word.to_owned());
@@ -77,6 +78,7 @@ pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsStr
 /// What the runtime's process needs to know between fork and exec.
 pub struct Preparation<'a> {
     pub ends: &'a ContainerEnds,
+    pub console_socket: Option<&'a Path>,
     pub mark: Option<Mark>,
     pub replace_listen_pid: bool,
     /// Read once more before the runtime may begin.
@@ -84,33 +86,37 @@ pub struct Preparation<'a> {
 }
 
 /// Starts the runtime. It dies with us, and so does not finish a container that nobody would watch.
-pub fn start(words: Vec<OsString>, origin: &Origin, preparation: &Preparation<'_>) -> io::Result<Pid> {
+pub fn start(plan: &MonitorPlan, origin: &Origin, preparation: &Preparation<'_>) -> io::Result<Pid> {
     let monitor = getpid();
-    launch(words, origin, |environment| {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        if getppid() != Some(monitor) {
-            sys::exit_now(1); // we died before the line above
-        }
-        preparation.ends.install()?;
-        if let Some(mark) = preparation.mark {
-            mark.put();
-        }
-        if let Some(value) = std::env::var_os(LISTEN_PID) {
-            let named: i32 = value
-                .to_str()
-                .and_then(|text| text.parse().ok())
-                .filter(|pid| *pid > 0)
-                .ok_or_else(|| io::Error::other(format!("Invalid {LISTEN_PID} {}", value.to_string_lossy())))?;
-            if preparation.replace_listen_pid || named == monitor.as_raw_nonzero().get() {
-                environment.retain(|variable| !variable.as_bytes().starts_with(b"LISTEN_PID="));
-                environment.push(CString::new(format!("{LISTEN_PID}={}", getpid().as_raw_nonzero()))?);
+    launch(
+        || arguments(plan, preparation.console_socket),
+        origin,
+        |environment| {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            if getppid() != Some(monitor) {
+                sys::exit_now(1); // we died before the line above
             }
-        }
-        if let Some(pipe) = preparation.start_pipe {
-            retry_on_intr(|| read(pipe, &mut [0; 64]))?;
-        }
-        Ok(())
-    })
+            preparation.ends.install()?;
+            if let Some(mark) = preparation.mark {
+                mark.put();
+            }
+            if let Some(value) = std::env::var_os(LISTEN_PID) {
+                let named: i32 = value
+                    .to_str()
+                    .and_then(|text| text.parse().ok())
+                    .filter(|pid| *pid > 0)
+                    .ok_or_else(|| io::Error::other(format!("Invalid {LISTEN_PID} {}", value.to_string_lossy())))?;
+                if preparation.replace_listen_pid || named == monitor.as_raw_nonzero().get() {
+                    environment.retain(|variable| !variable.as_bytes().starts_with(b"LISTEN_PID="));
+                    environment.push(CString::new(format!("{LISTEN_PID}={}", getpid().as_raw_nonzero()))?);
+                }
+            }
+            if let Some(pipe) = preparation.start_pipe {
+                retry_on_intr(|| read(pipe, &mut [0; 64]))?;
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Which process the descriptors of a socket activation are meant for.
@@ -118,39 +124,46 @@ const LISTEN_PID: &str = "LISTEN_PID";
 
 /// Forks and execs a program, the first of `words`. If that fails in the child, its stderr says why and its status is 127.
 pub fn launch(
-    words: Vec<OsString>,
+    words: impl FnOnce() -> Vec<OsString>,
     origin: &Origin,
     prepare: impl FnOnce(&mut Vec<CString>) -> io::Result<()>,
 ) -> io::Result<Pid> {
+    match sys::fork()? {
+        Fork::Parent(child) => Ok(child),
+        // The words are put together here, because the memory for it is the child's and soon gone.
+        Fork::Child => {
+            let words = words();
+            let program = words.first().cloned().unwrap_or_default();
+            let Err(error) = become_program(words, origin, prepare);
+            let line = format!("start {}: {error}\n", program.to_string_lossy());
+            let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes()); // nobody else can be told
+            sys::exit_now(127)
+        }
+    }
+}
+
+fn become_program(
+    words: Vec<OsString>,
+    origin: &Origin,
+    prepare: impl FnOnce(&mut Vec<CString>) -> io::Result<()>,
+) -> io::Result<Infallible> {
     let text = |words: Vec<OsString>| -> io::Result<Vec<CString>> {
         words
             .into_iter()
             .map(|word| CString::new(word.into_vec()).map_err(io::Error::from))
             .collect()
     };
-    let arguments = text(words)?;
     let mut environment = text(
         std::env::vars_os()
             .map(|(name, value)| variable(&name, &value))
             .collect(),
     )?;
+    prepare(&mut environment)?;
+    let arguments = text(words)?;
     let program = arguments.first().cloned().unwrap_or_default();
-    match sys::fork()? {
-        Fork::Parent(child) => Ok(child),
-        Fork::Child => {
-            let failed = match prepare(&mut environment) {
-                Ok(()) => {
-                    origin.oom_score.restore();
-                    sys::restore_signals(&origin.signals);
-                    sys::exec(&program, &arguments, &environment)
-                }
-                Err(error) => error,
-            };
-            let line = format!("start {}: {failed}\n", program.to_string_lossy());
-            let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes()); // nobody else can be told
-            sys::exit_now(127)
-        }
-    }
+    origin.oom_score.restore();
+    sys::restore_signals(&origin.signals);
+    Err(sys::exec(&program, &arguments, &environment))
 }
 
 fn variable(name: &OsStr, value: &OsStr) -> OsString {

@@ -363,10 +363,6 @@ impl Running<'_> {
         self.start = None;
     }
 
-    pub fn try_wait(&mut self) -> Option<i32> {
-        self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
-    }
-
     pub fn wait(&mut self) -> i32 {
         eventually("the monitor ends", || {
             self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))

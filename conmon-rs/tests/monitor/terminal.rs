@@ -95,8 +95,9 @@ fn a_resize_reaches_the_terminal() {
 #[test]
 fn a_resize_before_there_is_a_terminal_is_not_lost() {
     let stage = Stage::new();
-    let before = "printf '1 44 122\\n' > $stage/bundle/ctl; sleep 0.1";
-    assert_eq!(with_terminal(&stage, before, "stty size").run(), 0);
+    let before = "printf '1 44 122\\n' > $stage/bundle/ctl";
+    let container = "while [ \"$(stty size)\" = '0 0' ]; do sleep 0.01; done; stty size";
+    assert_eq!(with_terminal(&stage, before, container).run(), 0);
     assert_eq!(stage.log(), ["stdout F 44 122\r"]);
 }
 
