@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 
 use crate::contract::SyncKey;
+use crate::log::journald::{JournalPlan, SHORT_ID_BYTES, split_label};
 use crate::messages::{Level, errno_text};
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -520,9 +521,10 @@ pub struct AttachPlan {
     pub before_exec: bool,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct LogPlan {
     pub file: Option<PathBuf>,
+    pub journal: Option<JournalPlan>,
     pub size_max_bytes: Option<u64>,
     pub global_size_max_bytes: Option<u64>,
     pub sync_at_end: bool,
@@ -646,11 +648,15 @@ impl Options {
             return refuse("Delay before invoking exit command must be greater than or equal to 0");
         };
         let drivers = log_drivers(&self.log_path)?;
-        if drivers.file.is_some() && self.log_tag.is_some() {
+        let only_file = drivers.file.is_some() && !drivers.journald;
+        if only_file && self.log_tag.is_some() {
             return refuse("k8s-file doesn't support --log-tag");
         }
-        if drivers.file.is_some() && !self.log_label.is_empty() {
+        if only_file && !self.log_label.is_empty() {
             return refuse("k8s-file doesn't support --log-label");
+        }
+        if drivers.journald {
+            check_for_journald(self.cid.as_deref().unwrap_or_default().as_bytes(), &self.log_label)?;
         }
         let container_id = self.cid.unwrap_or_default();
         let container_pidfile = self.container_pidfile.map_or_else(
@@ -669,7 +675,7 @@ impl Options {
         if self.seccomp_notify.is_some() {
             crate::warning!("--seccomp-notify-socket and --seccomp-notify-plugins are ignored");
         }
-        if self.no_container_partial_message {
+        if self.no_container_partial_message && !drivers.journald {
             crate::warning!("--no-container-partial-message has no effect without journald log driver");
         }
         let socket_directory = self
@@ -680,6 +686,13 @@ impl Options {
                 .and_then(|limit| u64::try_from(limit).ok())
                 .filter(|limit| *limit > 0)
         };
+        let journal = drivers.journald.then(|| JournalPlan {
+            container_id: container_id.clone(),
+            name: self.name,
+            tag: self.log_tag,
+            labels: self.log_label,
+            marks_partial: !self.no_container_partial_message,
+        });
         Ok(MonitorPlan {
             task,
             api: if self.api_version { Api::One } else { Api::Legacy },
@@ -726,6 +739,7 @@ impl Options {
                 .map(Duration::from_secs),
             log: LogPlan {
                 file: drivers.file,
+                journal,
                 size_max_bytes: positive(self.log_size_max),
                 global_size_max_bytes: positive(self.log_global_size_max),
                 sync_at_end: !self.no_sync_log,
@@ -746,6 +760,25 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::AtCheck(text.into()))
 }
 
+/// What the journal's fields can say.
+fn check_for_journald(container_id: &[u8], labels: &[OsString]) -> Result<(), Refusal> {
+    if container_id.len() <= SHORT_ID_BYTES {
+        return refuse("Container ID must be longer than 12 characters");
+    }
+    for label in labels {
+        let shown = label.to_string_lossy();
+        let Some((name, _)) = split_label(label.as_bytes()) else {
+            return refuse(format!("Container labels must be in format LABEL=VALUE ({shown})"));
+        };
+        if !name.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')) {
+            return refuse(format!(
+                "Container label names must contain only uppercase letters, numbers and underscore (in '{shown}')"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Where output goes.
 #[derive(Default)]
 struct LogDrivers {
@@ -753,6 +786,7 @@ struct LogDrivers {
     file: Option<PathBuf>,
     /// There is nothing to log: the container writes to where the monitor's own stdio goes.
     passthrough: bool,
+    journald: bool,
 }
 
 fn log_drivers(entries: &[OsString]) -> Result<LogDrivers, Refusal> {
@@ -771,7 +805,7 @@ fn log_drivers(entries: &[OsString]) -> Result<LogDrivers, Refusal> {
             (b"", None | Some(b"")) => return refuse("log-path must not be empty"),
             (b"none" | b"off" | b"null", _) => {}
             (b"passthrough", _) => drivers.passthrough = true,
-            (b"journald", _) => return refuse("log driver journald is not supported by conmon-rs"),
+            (b"journald", _) => drivers.journald = true,
             (b"k8s-file", None | Some(b"")) => return refuse("k8s-file requires a filename"),
             (b"" | b"k8s-file", Some(path)) => drivers.file = Some(PathBuf::from(OsString::from_vec(path.to_vec()))),
             (_, None) => drivers.file = Some(PathBuf::from(entry)),

@@ -41,7 +41,9 @@ use std::io::Write;
 use args::{MonitorPlan, Options, Refusal};
 use child::SignalFd;
 use daemonize::{InheritedFds, OomScore, ParentPipes, Start};
+use log::Logs;
 use log::cri::CriLog;
+use log::journald::Journal;
 use messages::errno_text;
 use runtime::Origin;
 use sync_pipe::SyncPipe;
@@ -125,8 +127,12 @@ fn supervise(
     pipes: &mut ParentPipes,
     inherited: &mut InheritedFds,
 ) -> Result<i32, String> {
-    let log = CriLog::open(std::mem::take(&mut plan.log))
-        .map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?;
+    let journal = plan.log.journal.take().map(|plan| Journal::open(&plan));
+    let logs = Logs {
+        file: CriLog::open(std::mem::take(&mut plan.log))
+            .map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?,
+        journal: journal.transpose().map_err(|error| format!("open journal: {error}"))?,
+    };
     let signals = sys::block_signals();
     let signal_fd = SignalFd::new().map_err(|error| format!("signalfd: {error}"))?;
     let origin = Origin {
@@ -147,7 +153,7 @@ fn supervise(
         daemonize::into_background(plan.monitor_pidfile.as_deref()).map_err(|error| error.to_string())?;
     }
     daemonize::become_supervisor(plan.stdio).map_err(|error| format!("become subreaper: {error}"))?;
-    let status = monitor::run(plan, &origin, signal_fd, log, sync, pipes, inherited)?;
+    let status = monitor::run(plan, &origin, signal_fd, logs, sync, pipes, inherited)?;
     sync.close();
     if let Some(command) = &plan.exit_command {
         exit_command::run(command, &origin);

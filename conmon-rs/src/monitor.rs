@@ -23,7 +23,7 @@ use crate::contract::{CONTROL_FIFO, ExitCode, Stream, SyncKey, TIMED_OUT, WINDOW
 use crate::control::{ControlMessage, RequestFifo, control_message, window_size};
 use crate::daemonize::{InheritedFds, ParentPipes, forget_stdio};
 use crate::exit_file::write_exit_files;
-use crate::log::cri::CriLog;
+use crate::log::Logs;
 use crate::notify::NotifyProxy;
 use crate::oom::{OomWatch, write_oom_files};
 use crate::poller::{ClientId, Event, Interest, Poller};
@@ -46,7 +46,7 @@ pub struct Monitor<'a> {
     poller: Poller,
     signals: SignalFd,
     stdio: Stdio,
-    log: Option<CriLog>,
+    logs: Logs,
     console: Option<ConsoleSocket>,
     terminal: Option<OwnedFd>,
     /// Asked for before there was a terminal.
@@ -86,12 +86,12 @@ pub fn run(
     plan: &MonitorPlan,
     origin: &Origin,
     signals: SignalFd,
-    log: Option<CriLog>,
+    logs: Logs,
     sync: &mut SyncPipe,
     pipes: &mut ParentPipes,
     inherited: &mut InheritedFds,
 ) -> Result<i32, String> {
-    let mut monitor = Monitor::start(plan, origin, signals, log, pipes)?;
+    let mut monitor = Monitor::start(plan, origin, signals, logs, pipes)?;
     Ok(match monitor.wait_for_container() {
         Ok(pid) => {
             if !plan.task.is_exec() || plan.api == Api::One {
@@ -116,7 +116,7 @@ impl<'a> Monitor<'a> {
         plan: &'a MonitorPlan,
         origin: &Origin,
         signals: SignalFd,
-        log: Option<CriLog>,
+        logs: Logs,
         pipes: &mut ParentPipes,
     ) -> Result<Monitor<'a>, String> {
         let poller = Poller::new().map_err(named("epoll"))?;
@@ -185,7 +185,7 @@ impl<'a> Monitor<'a> {
             poller,
             signals,
             stdio,
-            log,
+            logs,
             console,
             terminal: None,
             window_size: None,
@@ -308,9 +308,7 @@ impl<'a> Monitor<'a> {
         }
         if !anything && trim.is_some_and(|trim| Instant::now() >= trim) {
             self.stdio.trim();
-            if let Some(log) = &mut self.log {
-                log.trim();
-            }
+            self.logs.trim();
         }
         self.regard_clients();
         anything
@@ -388,7 +386,7 @@ impl<'a> Monitor<'a> {
 
     /// Logs first, then shows.
     fn keep(&mut self, stream: Stream, output: &[u8]) {
-        keep(&mut self.log, &mut self.attach, &self.poller, stream, output);
+        keep(&mut self.logs, &mut self.attach, &self.poller, stream, output);
     }
 
     fn take_signals(&mut self) {
@@ -440,22 +438,23 @@ impl<'a> Monitor<'a> {
         let after = match &mut self.phase {
             Phase::Creating(early) => output.pump(|bytes| {
                 if let Some(excess) = early.hold(stream, bytes) {
-                    keep(&mut self.log, &mut self.attach, &self.poller, stream, &excess);
+                    keep(&mut self.logs, &mut self.attach, &self.poller, stream, &excess);
                 }
             }),
             Phase::Supervising => {
-                output.pump(|bytes| keep(&mut self.log, &mut self.attach, &self.poller, stream, bytes))
+                output.pump(|bytes| keep(&mut self.logs, &mut self.attach, &self.poller, stream, bytes))
             }
         };
         match after {
             After::Wait => {}
+            After::StillHungUp if self.ended.is_none() => {}
             // Reported once; the next time when somebody has written again.
             After::HungUp if self.ended.is_none() => {
                 self.poller
                     .change(output, Event::Output(stream), Interest::NewlyReadable);
             }
             After::Revived => self.poller.change(output, Event::Output(stream), Interest::Readable),
-            After::HungUp | After::Close => {
+            After::HungUp | After::StillHungUp | After::Close => {
                 self.poller.remove(output);
                 *self.stdio.output(stream) = None;
             }
@@ -524,11 +523,7 @@ impl<'a> Monitor<'a> {
         for message in messages {
             match message {
                 ControlMessage::Resize(size) => self.resize(size),
-                ControlMessage::ReopenLog => {
-                    if let Some(log) = &mut self.log {
-                        log.reopen();
-                    }
-                }
+                ControlMessage::ReopenLog => self.logs.reopen(),
             }
         }
     }
@@ -560,9 +555,7 @@ impl<'a> Monitor<'a> {
         }
         self.regard_clients();
         self.read_late_output();
-        if let Some(log) = &self.log {
-            log.sync();
-        }
+        self.logs.finish();
         let plan = self.plan;
         // Who has read everything sees the end before the exit file is there; the others are not waited for.
         let mut attach = self.attach.take();
@@ -609,13 +602,11 @@ impl<'a> Monitor<'a> {
     }
 }
 
-fn keep(log: &mut Option<CriLog>, attach: &mut Option<Attach>, poller: &Poller, stream: Stream, output: &[u8]) {
+fn keep(logs: &mut Logs, attach: &mut Option<Attach>, poller: &Poller, stream: Stream, output: &[u8]) {
     if output.is_empty() {
         return;
     }
-    if let Some(log) = log {
-        log.append(stream, output);
-    }
+    logs.append(stream, output);
     if let Some(attach) = attach {
         attach.broadcast(stream, output, poller);
     }

@@ -152,6 +152,8 @@ pub enum After {
     Wait,
     /// A terminal that no process has open from now on; one may open it again.
     HungUp,
+    /// The same as before.
+    StillHungUp,
     /// That terminal is in use again.
     Revived,
     /// The end.
@@ -184,10 +186,10 @@ impl Output {
         self.hung_up = match after {
             After::HungUp => true,
             After::Revived => false,
-            After::Wait | After::Close => was_hung_up,
+            After::Wait | After::StillHungUp | After::Close => was_hung_up,
         };
         match (was_hung_up, after) {
-            (true, After::HungUp) => After::Wait,
+            (true, After::HungUp) => After::StillHungUp,
             _ => after,
         }
     }

@@ -73,7 +73,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 exec 7<&0
-start() {{ setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- & printf %s $! > \"$pidfile\"; }}
+start() {{ (setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- & exec printf %s $! > \"$pidfile\"); }}
 {runtime}
 "
         );
@@ -145,9 +145,14 @@ start() {{ setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- 
         Some(ExitCode::parse(&content).expect("an exit file is a number"))
     }
 
+    /// What a process that belongs to this stage has in its environment.
+    pub fn marker(&self) -> String {
+        format!("{STAGE}={}", self.directory.path().display())
+    }
+
     /// Pids of everything that was started here and still runs.
     pub fn processes(&self) -> Vec<i32> {
-        let needle = format!("{STAGE}={}\0", self.directory.path().display()).into_bytes();
+        let needle = format!("{}\0", self.marker()).into_bytes();
         let entries = fs::read_dir("/proc").unwrap();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| {
@@ -201,6 +206,7 @@ pub struct Launch<'a> {
     start_pipe: bool,
     deaf: bool,
     attach_pipe: bool,
+    wrapper: &'static [&'static str],
 }
 
 impl<'a> Launch<'a> {
@@ -222,6 +228,7 @@ impl<'a> Launch<'a> {
             start_pipe: false,
             deaf: false,
             attach_pipe: false,
+            wrapper: &[],
         }
     }
 
@@ -248,6 +255,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// The command that the monitor's own is given to.
+    pub fn wrapped_in(mut self, wrapper: &'static [&'static str]) -> Self {
+        self.wrapper = wrapper;
+        self
+    }
+
     pub fn with_attach_pipe(mut self) -> Self {
         self.command.env("_OCI_ATTACHPIPE", "9");
         self.attach_pipe = true;
@@ -267,7 +280,9 @@ impl<'a> Launch<'a> {
         let attach = if self.attach_pipe { "9>&1" } else { "" };
         let script = format!("exec \"$@\" 5>&1 8</dev/null {start} {attach} 0</dev/null 1>/dev/null");
         self.command
-            .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_conmon-rs")])
+            .args(["-c", &script, "sh"])
+            .args(self.wrapper)
+            .arg(env!("CARGO_BIN_EXE_conmon-rs"))
             .args(&self.arguments);
         let mut child = self.command.spawn().unwrap();
         let sync = BufReader::new(child.stdout.take().unwrap());

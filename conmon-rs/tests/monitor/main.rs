@@ -7,6 +7,7 @@ mod attach;
 mod exec;
 mod exit_status;
 mod harness;
+mod journald;
 mod listen_pid;
 mod log_format;
 mod notify;

@@ -516,6 +516,14 @@ impl HostFiles for FakeNode {
         Ok(path.to_owned())
     }
 
+    async fn exists(&self, _: &Path) -> bool {
+        false
+    }
+
+    async fn remove_file(&self, _: &Path) -> DriverResult<()> {
+        Ok(())
+    }
+
     async fn devices(&self, _: &Path) -> DriverResult<Vec<HostDevice>> {
         Ok(Vec::new())
     }

@@ -430,6 +430,12 @@ pub trait HostFiles: Send + Sync {
     /// Makes a directory where nothing is, and resolves symlinks: a log directory, or the source of a bind mount.
     async fn ensure_dir(&self, path: &Path) -> DriverResult<PathBuf>;
 
+    /// Whether something is there.
+    async fn exists(&self, path: &Path) -> bool;
+
+    /// Removes a file; `Ok` when there is none.
+    async fn remove_file(&self, path: &Path) -> DriverResult<()>;
+
     /// The device at this path, or those directly in this directory.
     async fn devices(&self, path: &Path) -> DriverResult<Vec<HostDevice>>;
 

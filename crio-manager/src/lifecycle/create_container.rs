@@ -111,8 +111,13 @@ impl Lifecycle {
             .await
             .in_step("write bundle")?;
 
-        if let Some(directory) = plan.log_path.as_deref().and_then(Path::parent) {
+        if let Some(log) = &plan.log_path {
+            let directory = log.parent().unwrap_or(Path::new("/"));
             d.host.ensure_dir(directory).await.in_step("make log directory")?;
+            if !d.host.exists(log).await {
+                let (host, log) = (d.host.clone(), log.clone());
+                undo.push("remove log", async move { host.remove_file(&log).await });
+            }
         }
 
         release::push_process(undo, d, handler, parent, &plan.id);

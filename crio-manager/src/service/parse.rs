@@ -18,6 +18,10 @@ pub type Parsed<T> = Result<T, Box<Status>>;
 /// Longest host name, in bytes: what the kernel takes.
 const HOSTNAME_BYTES: usize = 64;
 
+/// Longest file name and path, in bytes, the closing NUL of a path included: what the kernel takes.
+const FILE_NAME_BYTES: usize = 255;
+const PATH_BYTES: usize = 4096;
+
 /// Limits of `oom_score_adj`.
 const OOM_SCORE: std::ops::RangeInclusive<i64> = -1000..=1000;
 
@@ -374,9 +378,12 @@ fn log_path(directory: Option<&Path>, asked: &str) -> Parsed<Option<PathBuf>> {
         return Ok(None);
     };
     let relative = Path::new(asked);
-    let plain = relative
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let plain = relative.components().all(|part| match part {
+        Component::Normal(name) => name.len() <= FILE_NAME_BYTES,
+        Component::CurDir => true,
+        Component::Prefix(_) | Component::RootDir | Component::ParentDir => false,
+    });
+    let plain = plain && directory.as_os_str().len() + asked.len() < PATH_BYTES;
     if !plain || asked.contains(|c: char| c.is_control()) || asked.ends_with('/') {
         return Err(wrong(
             "config.log_path",
@@ -401,16 +408,14 @@ fn mount(mount: v1::Mount) -> Parsed<MountPlan> {
         return Err(wrong(field, "id-mapped mounts are not supported by this version"));
     }
     let container_path = no_nul("config.mounts.container_path", mount.container_path)?;
-    if container_path.is_empty() {
-        return Err(wrong("config.mounts.container_path", "empty"));
+    if !container_path.starts_with('/') {
+        return Err(wrong(
+            "config.mounts.container_path",
+            format!("{container_path:?} is not an absolute path"),
+        ));
     }
     Ok(MountPlan {
-        // Relative ones are taken from the root, as the field does.
-        container_path: if container_path.starts_with('/') {
-            container_path
-        } else {
-            format!("/{container_path}")
-        },
+        container_path,
         host_path: absolute("config.mounts.host_path", mount.host_path)?,
         readonly: mount.readonly,
         propagation: match enum_value::<v1::MountPropagation>("config.mounts.propagation", mount.propagation)? {
