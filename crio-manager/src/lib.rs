@@ -1,8 +1,16 @@
 //! The daemon of a Kubernetes node.
 //!
-//! Three rooms in one direction: `service` (CRI over gRPC: parse → call → present) → `lifecycle` (what may happen, in
-//! which order) → `drivers` (one seam per outside thing). `model` and `spec` are pure. `node` builds the drivers from
-//! the configuration and hands them to the rooms.
+//! Three rooms in one direction:
+//! - `service`: CRI over gRPC: parse → call → present
+//! - `lifecycle`: what may happen, in which order; and the one door by which facts come in
+//! - `drivers`: one seam per outside thing
+//!
+//! Beside them:
+//! - `model`: the nouns, their states and what may change those; pure
+//! - `spec`: decisions → OCI runtime spec; pure
+//! - `config`: files, environment and flags → one checked configuration
+//! - `cli`: the command line; `logging`: the daemon's own log
+//! - `node`: builds the drivers from the configuration, hands them to the rooms, serves until SIGTERM
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod cli;

@@ -1,3 +1,5 @@
+//! What files, environment and flags together give, and what of them is refused.
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! One seam per outside thing. No driver knows another.
+//! One seam per outside thing. No driver calls another one through its seam.
 
 pub mod bundle;
 pub mod cgroup;

@@ -1,4 +1,4 @@
-//! Durable records: one file an object, written aside, synced, renamed.
+//! Durable records: one file an object, written aside and renamed; synced where it must survive a power loss.
 //!
 //! A file is one line of header (`{"version":1,"sha256":"…"}`, the sum of what follows) and the record as JSON. What
 //! cannot be read is moved to `quarantine/` with a warning: a broken record never keeps the daemon from starting.

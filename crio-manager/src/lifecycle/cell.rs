@@ -25,7 +25,7 @@ pub struct SandboxCell {
     /// The boot it was made in.
     boot_id: String,
     state: watch::Sender<SandboxState>,
-    /// Orders stop and remove. Held across awaits, and only here.
+    /// Orders stop and remove. Held across awaits, as `written` is, and nothing else.
     pub operation: tokio::sync::Mutex<()>,
     /// Orders writes of its record: a late one neither undoes a newer one nor brings a forgotten record back.
     pub written: tokio::sync::Mutex<Written>,
@@ -122,7 +122,7 @@ pub struct ContainerCell {
     /// Its first process and its monitor, held so that neither can be mistaken for another.
     pub held: Held,
     state: watch::Sender<ContainerState>,
-    /// Orders start and remove. Held across awaits, and only here. A stop never takes it.
+    /// Orders start and remove. Held across awaits, as `written` is, and nothing else. A stop never takes it.
     pub operation: tokio::sync::Mutex<()>,
     /// Orders writes of its record.
     pub written: tokio::sync::Mutex<Written>,

@@ -1,4 +1,4 @@
-//! ExecSync.
+//! ExecSync: a command in a running container, to its end or its time limit.
 
 use super::Lifecycle;
 use super::error::{Error, InStep};

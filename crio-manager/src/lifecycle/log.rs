@@ -1,4 +1,4 @@
-//! ReopenContainerLog.
+//! ReopenContainerLog: the monitor goes on in a new file, after somebody renamed the old one.
 
 use super::Lifecycle;
 use super::error::{Error, InStep};

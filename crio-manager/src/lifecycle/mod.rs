@@ -1,7 +1,7 @@
 //! What may happen on this node, and in which order. One verb a file; the steps of a creation have their undo.
 //!
 //! A request comes down from `service`, acts through `drivers` and answers with a value. A fact from the kernel comes
-//! in by one door, `observe`. State changes only in `model::*::apply`, through the cells.
+//! in by one door, `observe`. State changes only in `model::*::apply`, through the cells, which `restore` fills at start.
 
 pub mod cell;
 mod create_container;

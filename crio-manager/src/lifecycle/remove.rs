@@ -1,4 +1,4 @@
-//! RemoveContainer and RemovePodSandbox.
+//! RemoveContainer and RemovePodSandbox: stop, release everything, then forget.
 
 use super::cell::{ContainerCell, SandboxCell, Written};
 use super::error::Error;

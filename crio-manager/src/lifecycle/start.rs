@@ -1,4 +1,4 @@
-//! StartContainer.
+//! StartContainer: what was created runs its own program.
 
 use super::cell::{ContainerCell, Written};
 use super::error::{Error, InStep};

@@ -1,4 +1,4 @@
-//! StopContainer and StopPodSandbox.
+//! StopContainer and StopPodSandbox: asked first, killed after the grace. A container has one stop, which later ones join.
 
 use super::Lifecycle;
 use super::cell::{ContainerCell, SandboxCell, Written};

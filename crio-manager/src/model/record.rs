@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress<T> {
-    /// Asked for; acts may be under way. Also what a failed removal goes back to.
+    /// Asked for; acts may be under way.
     Making,
     /// It stands.
     Made(T),

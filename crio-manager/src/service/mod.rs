@@ -1,4 +1,4 @@
-//! CRI over gRPC: parse → call → present. Holds no state.
+//! CRI and manager.v1 over gRPC: parse → call → present. Holds no state.
 
 pub mod image;
 pub mod listener;

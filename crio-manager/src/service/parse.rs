@@ -1,4 +1,4 @@
-//! Request → plan: every string from outside is looked at here, once. The only source of INVALID_ARGUMENT.
+//! Request → plan: every string from outside is looked at here, once. What is refused here is INVALID_ARGUMENT.
 
 use crate::model::container::{ContainerPlan, DevicePlan, MountPlan, Propagation, Resources};
 use crate::model::name::{ContainerMetadata, NAME_BYTES, Pairs, PodMetadata};

@@ -523,12 +523,12 @@ impl Cgroupfs {
     }
 }
 
-/// Lets the cgroup have controllers, from the root down. A controller that can't be had is one without limits.
 /// Where a cgroup is in a hierarchy.
 fn below(cgroup: &CgroupPath, mount: &Path) -> PathBuf {
     mount.join(cgroup.as_str().trim_start_matches('/'))
 }
 
+/// Lets the cgroup have controllers, from the root down. A controller that can't be had is one without limits.
 fn switch_on_controllers(hierarchy: &Hierarchy, cgroup: &CgroupPath) {
     let mut dir = hierarchy.mount.clone();
     for part in cgroup.as_str().split('/').filter(|part| !part.is_empty()) {

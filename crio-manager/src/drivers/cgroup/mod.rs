@@ -1,7 +1,7 @@
 //! Control groups: a place for each container's processes, their limits, their usage, and their certain end.
 //!
-//! A cgroup has one writer: what an OCI runtime creates below ours is
-//! the runtime's, until we remove what it left.
+//! A cgroup has one writer: a container's is made and limited by its OCI runtime, a monitor's by us. We kill in both, and
+//! remove both.
 
 pub mod cgroupfs;
 mod seam;
