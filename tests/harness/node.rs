@@ -503,7 +503,11 @@ impl Drop for Node {
                 let _ = self.namespaces.run("kill", &["-9", &process.pid.to_string()]);
             }
         }
-        leaks::remove_cgroups(&self.cgroup_parent);
+        // A killed process is in its cgroup until it has been reaped.
+        let started = Instant::now();
+        while !leaks::cgroup_parents(&self.cgroup_parent).is_empty() && started.elapsed() < SETTLE_LIMIT {
+            leaks::remove_cgroups(&self.cgroup_parent);
+        }
     }
 }
 
