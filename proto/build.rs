@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use prost::Message;
 
 /// Relative to this folder. A file added here is included by its package name in `lib.rs`.
-const FILES: [&str; 1] = ["cri/v1/api.proto"];
+const FILES: [&str; 2] = ["cri/v1/api.proto", "manager/v1/manager.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::{Access, access};
 
 use crate::contract::SyncKey;
+use crate::log::journald::{JournalPlan, SHORT_ID_BYTES, split_label};
 use crate::messages::{Level, errno_text};
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -432,6 +433,8 @@ pub fn version() -> String {
 // ---------------------------------------------------------------------------------------------------------------------
 // Checks
 
+const SOCKET_DIRECTORY: &str = "/var/run/crio";
+
 /// What the monitor is asked to do.
 #[derive(Debug)]
 pub struct MonitorPlan {
@@ -447,6 +450,9 @@ pub struct MonitorPlan {
     pub persist_dir: Option<PathBuf>,
     pub exit_command: Option<ExitCommand>,
     pub stdio: StdioPlan,
+    pub attach: AttachPlan,
+    pub replace_listen_pid: bool,
+    pub notify_socket: Option<PathBuf>,
     pub timeout: Option<Duration>,
     pub log: LogPlan,
     /// Become a daemon, or stay the caller's child.
@@ -456,7 +462,15 @@ pub struct MonitorPlan {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Task {
     Create,
+    Restore { checkpoint: PathBuf },
     Exec { process_spec: PathBuf },
+}
+
+impl Task {
+    /// A command in a container that is there already.
+    pub fn is_exec(&self) -> bool {
+        matches!(self, Task::Exec { .. })
+    }
 }
 
 /// Which words the sync pipe speaks.
@@ -492,14 +506,37 @@ pub enum StdioPlan {
         stdin: bool,
     },
     Terminal,
+    /// The container gets the monitor's own.
+    Inherited,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+/// How clients attach.
+#[derive(Debug)]
+pub struct AttachPlan {
+    /// The directory and name of a link to the bundle, so that clients have a short path.
+    pub link: Option<(PathBuf, OsString)>,
+    /// When a client goes away, the container's stdin ends. A terminal without `--stdin` stays open for the next one.
+    pub closes_stdin: bool,
+    /// An exec waits for its client: the parent says when, on the start pipe.
+    pub before_exec: bool,
+}
+
+#[derive(Debug, Default)]
 pub struct LogPlan {
     pub file: Option<PathBuf>,
+    pub journal: Option<JournalPlan>,
     pub size_max_bytes: Option<u64>,
     pub global_size_max_bytes: Option<u64>,
     pub sync_at_end: bool,
+    pub rotation: Option<Rotation>,
+}
+
+/// Old logs are kept, as `.1`, `.2` and so on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rotation {
+    pub max_files: u32,
+    /// Where a log that somebody has taken away may be made anew; everywhere if there is none.
+    pub allowed_directories: Vec<PathBuf>,
 }
 
 /// A reason not to begin. `AtParse` ones carry conmon's name, the others its error prefix.
@@ -525,6 +562,11 @@ impl Options {
             (false, true) => SyncKey::ExitCode,
             (false, false) => SyncKey::Pid,
         }
+    }
+
+    /// Whether an attach pipe is to be looked for: not if it would be refused anyway.
+    pub fn exec_attach(&self) -> bool {
+        self.exec && self.exec_attach && self.api_version
     }
 
     /// What goes to syslog with every message, if anything does.
@@ -593,19 +635,28 @@ impl Options {
                 process_spec: process_spec.into(),
             },
             (true, None) => return refuse("Exec process spec path not provided. Use --exec-process-spec"),
-            (false, _) => Task::Create,
+            (false, _) => match self.restore {
+                Some(checkpoint) => Task::Restore {
+                    checkpoint: checkpoint.into(),
+                },
+                None => Task::Create,
+            },
         };
         let working_directory = std::env::current_dir()
             .map_err(|error| Refusal::AtCheck(format!("Failed to get working directory {}", errno_text(&error))))?;
         let Ok(exit_delay) = u64::try_from(self.exit_delay) else {
             return refuse("Delay before invoking exit command must be greater than or equal to 0");
         };
-        let file = log_file(&self.log_path)?;
-        if self.log_tag.is_some() {
+        let drivers = log_drivers(&self.log_path)?;
+        let only_file = drivers.file.is_some() && !drivers.journald;
+        if only_file && self.log_tag.is_some() {
             return refuse("k8s-file doesn't support --log-tag");
         }
-        if !self.log_label.is_empty() {
+        if only_file && !self.log_label.is_empty() {
             return refuse("k8s-file doesn't support --log-label");
+        }
+        if drivers.journald {
+            check_for_journald(self.cid.as_deref().unwrap_or_default().as_bytes(), &self.log_label)?;
         }
         let container_id = self.cid.unwrap_or_default();
         let container_pidfile = self.container_pidfile.map_or_else(
@@ -621,28 +672,27 @@ impl Options {
             (None, true) => None,
             (None, false) => Some(working_directory),
         };
-        for (asked, name) in [
-            (self.restore.is_some(), "--restore"),
-            (self.exec_attach, "--exec-attach"),
-            (self.sdnotify_socket.is_some(), "--sdnotify-socket"),
-            (self.replace_listen_pid, "--replace-listen-pid"),
-            (self.log_rotate, "--log-rotate"),
-        ] {
-            if asked {
-                return refuse(format!("{name} is not supported by conmon-rs"));
-            }
-        }
         if self.seccomp_notify.is_some() {
             crate::warning!("--seccomp-notify-socket and --seccomp-notify-plugins are ignored");
         }
-        if self.no_container_partial_message {
+        if self.no_container_partial_message && !drivers.journald {
             crate::warning!("--no-container-partial-message has no effect without journald log driver");
         }
+        let socket_directory = self
+            .socket_dir_path
+            .map_or_else(|| PathBuf::from(SOCKET_DIRECTORY), PathBuf::from);
         let positive = |limit: Option<i64>| {
             limit
                 .and_then(|limit| u64::try_from(limit).ok())
                 .filter(|limit| *limit > 0)
         };
+        let journal = drivers.journald.then(|| JournalPlan {
+            container_id: container_id.clone(),
+            name: self.name,
+            tag: self.log_tag,
+            labels: self.log_label,
+            marks_partial: !self.no_container_partial_message,
+        });
         Ok(MonitorPlan {
             task,
             api: if self.api_version { Api::One } else { Api::Legacy },
@@ -665,20 +715,41 @@ impl Options {
                 arguments: self.exit_command_arg,
                 delay: Duration::from_secs(exit_delay),
             }),
-            stdio: if self.terminal {
+            stdio: if drivers.passthrough {
+                StdioPlan::Inherited
+            } else if self.terminal {
                 StdioPlan::Terminal
             } else {
                 StdioPlan::Pipes { stdin: self.stdin }
             },
+            attach: AttachPlan {
+                link: if self.full_attach {
+                    None
+                } else {
+                    self.cuuid.map(|name| (socket_directory, name))
+                },
+                closes_stdin: self.stdin && !self.leave_stdin_open,
+                before_exec: self.exec_attach,
+            },
+            replace_listen_pid: self.replace_listen_pid,
+            notify_socket: self.sdnotify_socket.map(PathBuf::from),
             timeout: u64::try_from(self.timeout)
                 .ok()
                 .filter(|seconds| *seconds > 0)
                 .map(Duration::from_secs),
             log: LogPlan {
-                file,
+                file: drivers.file,
+                journal,
                 size_max_bytes: positive(self.log_size_max),
                 global_size_max_bytes: positive(self.log_global_size_max),
                 sync_at_end: !self.no_sync_log,
+                rotation: self.log_rotate.then(|| Rotation {
+                    max_files: self
+                        .log_max_files
+                        .and_then(|files| u32::try_from(files).ok())
+                        .unwrap_or(1),
+                    allowed_directories: self.log_allowlist_dir.into_iter().map(PathBuf::from).collect(),
+                }),
             },
             daemonize: !self.sync,
         })
@@ -689,12 +760,40 @@ fn refuse<T>(text: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::AtCheck(text.into()))
 }
 
-/// Where the k8s-file goes; the last of several wins. `None` if all entries say that there is to be no log.
-fn log_file(entries: &[OsString]) -> Result<Option<PathBuf>, Refusal> {
+/// What the journal's fields can say.
+fn check_for_journald(container_id: &[u8], labels: &[OsString]) -> Result<(), Refusal> {
+    if container_id.len() <= SHORT_ID_BYTES {
+        return refuse("Container ID must be longer than 12 characters");
+    }
+    for label in labels {
+        let shown = label.to_string_lossy();
+        let Some((name, _)) = split_label(label.as_bytes()) else {
+            return refuse(format!("Container labels must be in format LABEL=VALUE ({shown})"));
+        };
+        if !name.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')) {
+            return refuse(format!(
+                "Container label names must contain only uppercase letters, numbers and underscore (in '{shown}')"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where output goes.
+#[derive(Default)]
+struct LogDrivers {
+    /// The last of several wins.
+    file: Option<PathBuf>,
+    /// There is nothing to log: the container writes to where the monitor's own stdio goes.
+    passthrough: bool,
+    journald: bool,
+}
+
+fn log_drivers(entries: &[OsString]) -> Result<LogDrivers, Refusal> {
     if entries.is_empty() {
         return refuse("Log driver not provided. Use --log-path");
     }
-    let mut file = None;
+    let mut drivers = LogDrivers::default();
     for entry in entries {
         let bytes = entry.as_bytes();
         // Only the first colon separates: a path may contain others.
@@ -705,17 +804,15 @@ fn log_file(entries: &[OsString]) -> Result<Option<PathBuf>, Refusal> {
         match (driver, path) {
             (b"", None | Some(b"")) => return refuse("log-path must not be empty"),
             (b"none" | b"off" | b"null", _) => {}
-            (b"journald" | b"passthrough", _) => {
-                let name = String::from_utf8_lossy(driver);
-                return refuse(format!("log driver {name} is not supported by conmon-rs"));
-            }
+            (b"passthrough", _) => drivers.passthrough = true,
+            (b"journald", _) => drivers.journald = true,
             (b"k8s-file", None | Some(b"")) => return refuse("k8s-file requires a filename"),
-            (b"" | b"k8s-file", Some(path)) => file = Some(PathBuf::from(OsString::from_vec(path.to_vec()))),
-            (_, None) => file = Some(PathBuf::from(entry)),
+            (b"" | b"k8s-file", Some(path)) => drivers.file = Some(PathBuf::from(OsString::from_vec(path.to_vec()))),
+            (_, None) => drivers.file = Some(PathBuf::from(entry)),
             (unknown, Some(_)) => {
                 return refuse(format!("No such log driver {}", String::from_utf8_lossy(unknown)));
             }
         }
     }
-    Ok(file)
+    Ok(drivers)
 }

@@ -11,8 +11,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, getpid, set_child_subreaper, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
+use crate::args::StdioPlan;
 use crate::child::SignalFd;
-use crate::contract::{START_PIPE_ENV, SYNC_PIPE_ENV};
+use crate::contract::{ATTACH_PIPE_ENV, START_PIPE_ENV, SYNC_PIPE_ENV};
 use crate::exit_file::write_aside;
 use crate::sys;
 
@@ -64,14 +65,21 @@ impl InheritedFds {
 pub struct ParentPipes {
     pub sync: Option<OwnedFd>,
     pub start: Option<OwnedFd>,
+    pub attach: Option<OwnedFd>,
 }
 
 impl ParentPipes {
-    /// A broken sync pipe is reported only after the start pipe was found, so that both are close-on-exec.
-    pub fn take(inherited: &mut InheritedFds) -> Result<ParentPipes, String> {
-        let start = inherited.take_named(START_PIPE_ENV);
+    /// The attach pipe is looked for only where it is of use.
+    pub fn take(inherited: &mut InheritedFds, exec_attach: bool) -> Result<ParentPipes, String> {
         let sync = inherited.take_named(SYNC_PIPE_ENV)?;
-        Ok(ParentPipes { sync, start: start? })
+        let start = inherited.take_named(START_PIPE_ENV)?;
+        let attach = if exec_attach {
+            let missing = format!("--exec-attach specified but {ATTACH_PIPE_ENV} was not");
+            Some(inherited.take_named(ATTACH_PIPE_ENV)?.ok_or(missing)?)
+        } else {
+            None
+        };
+        Ok(ParentPipes { sync, start, attach })
     }
 }
 
@@ -140,16 +148,23 @@ fn write_pidfile(path: &Path, pid: Pid) -> io::Result<()> {
 }
 
 /// Lets go of the caller: its stdio (it may wait for their end), its session; and becomes the parent of orphans.
-pub fn become_supervisor() -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+pub fn become_supervisor(stdio: StdioPlan) -> io::Result<()> {
+    if stdio != StdioPlan::Inherited {
+        forget_stdio()?;
+    }
     if let Err(error) = setsid() {
         crate::debug!("setsid: {error}"); // with --sync we may lead a process group already
     }
     set_child_subreaper(Some(getpid()))?;
     Ok(())
+}
+
+/// Nobody reads what we write, and we read nothing.
+pub fn forget_stdio() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    Ok(dup2_stderr(&null)?)
 }
 
 /// Our own chance to be killed when memory runs out: as small as we are allowed to make it.

@@ -19,7 +19,7 @@ pub fn run(command: &ExitCommand, origin: &Origin) {
     let path: OsString = command.path.clone().into();
     let words = [path].into_iter().chain(command.arguments.iter().cloned()).collect();
     let delay = command.delay;
-    match launch(words, origin, || {
+    match launch(words, origin, |_| {
         std::thread::sleep(delay);
         Ok(())
     }) {

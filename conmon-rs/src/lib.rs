@@ -6,12 +6,14 @@
 //! - `runtime`: starts the OCI runtime, reads its pid file; `exit_command`: starts the caller's program at the end
 //! - `monitor`: the loop; `poller`: what can wake it; `child`: who ended, and how; `timeout`: who ran too long
 //! - `stdio`, `console`: the container's pipes, or its terminal; `log`: where its output is kept
+//! - `attach`: clients that watch and type; `notify`: readiness for the host's service manager
 //! - `control`: resize and reopen-log requests; `oom`, `cgroup`: memory that ran out; `exit_file`: the last word
 //! - `sys`: the only file with `unsafe`
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 mod args;
+mod attach;
 mod cgroup;
 mod child;
 mod console;
@@ -23,6 +25,7 @@ mod exit_file;
 mod log;
 mod messages;
 mod monitor;
+mod notify;
 mod oom;
 mod poller;
 mod runtime;
@@ -34,12 +37,13 @@ mod sys;
 mod timeout;
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
 
 use args::{MonitorPlan, Options, Refusal};
 use child::SignalFd;
 use daemonize::{InheritedFds, OomScore, ParentPipes, Start};
+use log::Logs;
 use log::cri::CriLog;
+use log::journald::Journal;
 use messages::errno_text;
 use runtime::Origin;
 use sync_pipe::SyncPipe;
@@ -68,8 +72,8 @@ fn run() -> i32 {
         return 0;
     }
     let key = options.sync_key();
-    let (mut sync, start, plan) = match prepare(options, &mut inherited) {
-        Ok((pipes, plan)) => (SyncPipe::new(pipes.sync, key), pipes.start, plan),
+    let (mut sync, mut pipes, mut plan) = match prepare(options, &mut inherited) {
+        Ok((mut pipes, plan)) => (SyncPipe::new(pipes.sync.take(), key), pipes, plan),
         Err((pipes, refusal)) => {
             let reason = match &refusal {
                 Refusal::AtParse(reason) | Refusal::AtCheck(reason) => reason,
@@ -81,7 +85,7 @@ fn run() -> i32 {
             };
         }
     };
-    match supervise(&plan, &mut sync, start, &mut inherited) {
+    match supervise(&mut plan, &mut sync, &mut pipes, &mut inherited) {
         Ok(status) => status,
         Err(reason) => {
             crate::error!("{reason}");
@@ -95,7 +99,7 @@ type Refused = (Option<ParentPipes>, Refusal);
 
 /// Everything that can be refused while the caller still waits for our exit status.
 fn prepare(options: Options, inherited: &mut InheritedFds) -> Result<(ParentPipes, MonitorPlan), Refused> {
-    let pipes = ParentPipes::take(inherited).map_err(|reason| (None, Refusal::AtCheck(reason)));
+    let pipes = ParentPipes::take(inherited, options.exec_attach()).map_err(|reason| (None, Refusal::AtCheck(reason)));
     let checked = options
         .check_words()
         .and_then(|()| options.log_level())
@@ -118,30 +122,38 @@ fn complain(text: &str) -> i32 {
 
 /// Leaves the caller and runs the container; returns our exit status, or why it did not come to that.
 fn supervise(
-    plan: &MonitorPlan,
+    plan: &mut MonitorPlan,
     sync: &mut SyncPipe,
-    start: Option<OwnedFd>,
+    pipes: &mut ParentPipes,
     inherited: &mut InheritedFds,
 ) -> Result<i32, String> {
-    let log = CriLog::open(&plan.log).map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?;
+    let journal = plan.log.journal.take().map(|plan| Journal::open(&plan));
+    let logs = Logs {
+        file: CriLog::open(std::mem::take(&mut plan.log))
+            .map_err(|error| format!("Failed to open log file {}", errno_text(&error)))?,
+        journal: journal.transpose().map_err(|error| format!("open journal: {error}"))?,
+    };
     let signals = sys::block_signals();
     let signal_fd = SignalFd::new().map_err(|error| format!("signalfd: {error}"))?;
     let origin = Origin {
         signals,
         oom_score: OomScore::lower(),
     };
-    if let Some(pipe) = start {
-        match daemonize::wait_for_start(&pipe, &signal_fd) {
+    if let Some(pipe) = &pipes.start {
+        match daemonize::wait_for_start(pipe, &signal_fd) {
             Ok(Start::Now) => {}
             Ok(Start::Never) => return Ok(1),
             Err(error) => return Err(format!("read start pipe: {error}")),
         }
     }
+    if !plan.attach.before_exec {
+        pipes.start = None; // an exec that waits for its client reads it once more
+    }
     if plan.daemonize {
         daemonize::into_background(plan.monitor_pidfile.as_deref()).map_err(|error| error.to_string())?;
     }
-    daemonize::become_supervisor().map_err(|error| format!("become subreaper: {error}"))?;
-    let status = monitor::run(plan, &origin, signal_fd, log, sync, inherited)?;
+    daemonize::become_supervisor(plan.stdio).map_err(|error| format!("become subreaper: {error}"))?;
+    let status = monitor::run(plan, &origin, signal_fd, logs, sync, pipes, inherited)?;
     sync.close();
     if let Some(command) = &plan.exit_command {
         exit_command::run(command, &origin);

@@ -15,17 +15,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use crate::args::{Api, MonitorPlan, StdioPlan, Task};
+use crate::args::{Api, MonitorPlan, StdioPlan};
+use crate::attach::{Attach, BACKLOG_PATIENCE, Stdin};
 use crate::child::{Process, Reaped, SignalFd, reap, reap_any};
 use crate::console::{ConsoleSocket, Delivery, WindowSize, prepare_terminal};
-use crate::contract::{CONTROL_FIFO, ExitCode, Stream, TIMED_OUT, WINDOW_SIZE_FIFO};
+use crate::contract::{CONTROL_FIFO, ExitCode, Stream, SyncKey, TIMED_OUT, WINDOW_SIZE_FIFO};
 use crate::control::{ControlMessage, RequestFifo, control_message, window_size};
-use crate::daemonize::InheritedFds;
+use crate::daemonize::{InheritedFds, ParentPipes, forget_stdio};
 use crate::exit_file::write_exit_files;
-use crate::log::cri::CriLog;
+use crate::log::Logs;
+use crate::notify::NotifyProxy;
 use crate::oom::{OomWatch, write_oom_files};
-use crate::poller::{Event, Interest, Poller};
-use crate::runtime::{self, Origin, read_pidfile};
+use crate::poller::{ClientId, Event, Interest, Poller};
+use crate::runtime::{self, Origin, Preparation, read_pidfile};
 use crate::stdio::{After, EarlyOutput, Output, Stdio};
 use crate::sync_pipe::SyncPipe;
 use crate::sys;
@@ -44,13 +46,19 @@ pub struct Monitor<'a> {
     poller: Poller,
     signals: SignalFd,
     stdio: Stdio,
-    log: Option<CriLog>,
+    logs: Logs,
     console: Option<ConsoleSocket>,
     terminal: Option<OwnedFd>,
     /// Asked for before there was a terminal.
     window_size: Option<WindowSize>,
     control: Option<RequestFifo>,
     window_sizes: Option<RequestFifo>,
+    attach: Option<Attach>,
+    notify: Option<NotifyProxy>,
+    /// Kept open: the parent sees its end when we end.
+    _attach_pipe: Option<SyncPipe>,
+    /// A client has a full backlog: until when no output is read.
+    waiting_for_clients: Option<Instant>,
     oom: Option<OomWatch>,
     phase: Phase,
     mark: Option<Mark>,
@@ -78,14 +86,15 @@ pub fn run(
     plan: &MonitorPlan,
     origin: &Origin,
     signals: SignalFd,
-    log: Option<CriLog>,
+    logs: Logs,
     sync: &mut SyncPipe,
+    pipes: &mut ParentPipes,
     inherited: &mut InheritedFds,
 ) -> Result<i32, String> {
-    let mut monitor = Monitor::start(plan, origin, signals, log)?;
+    let mut monitor = Monitor::start(plan, origin, signals, logs, pipes)?;
     Ok(match monitor.wait_for_container() {
         Ok(pid) => {
-            if plan.task == Task::Create || plan.api == Api::One {
+            if !plan.task.is_exec() || plan.api == Api::One {
                 sync.pid(pid);
             }
             monitor.supervise_from(pid);
@@ -107,7 +116,8 @@ impl<'a> Monitor<'a> {
         plan: &'a MonitorPlan,
         origin: &Origin,
         signals: SignalFd,
-        log: Option<CriLog>,
+        logs: Logs,
+        pipes: &mut ParentPipes,
     ) -> Result<Monitor<'a>, String> {
         let poller = Poller::new().map_err(named("epoll"))?;
         poller
@@ -115,30 +125,76 @@ impl<'a> Monitor<'a> {
             .map_err(named("watch signals"))?;
         let console = match plan.stdio {
             StdioPlan::Terminal => Some(ConsoleSocket::listen().map_err(named("create console socket"))?),
-            StdioPlan::Pipes { .. } => None,
+            StdioPlan::Pipes { .. } | StdioPlan::Inherited => None,
         };
         let (stdio, ends) = Stdio::new(plan.stdio).map_err(named("create pipes"))?;
-        let control = request_fifo(plan.bundle.as_deref(), CONTROL_FIFO)?;
-        let window_sizes = request_fifo(plan.bundle.as_deref(), WINDOW_SIZE_FIFO)?;
+        // Where callers reach us; a container with stdio that is not ours needs nothing of it.
+        let meeting_place = plan.bundle.as_deref().filter(|_| plan.stdio != StdioPlan::Inherited);
+        let control = request_fifo(meeting_place, CONTROL_FIFO)?;
+        let window_sizes = request_fifo(meeting_place, WINDOW_SIZE_FIFO)?;
         watch(&poller, &console, Event::Console)?;
         watch(&poller, &control, Event::Control)?;
         watch(&poller, &window_sizes, Event::WindowSize)?;
         watch(&poller, &stdio.stdout, Event::Output(Stream::Stdout))?;
         watch(&poller, &stdio.stderr, Event::Output(Stream::Stderr))?;
+        if let Stdin::Open(stdin) = &stdio.stdin {
+            poller
+                .add(stdin, Event::StdinHasRoom, Interest::Once)
+                .map_err(named("watch stdin"))?;
+        }
+        let attach = match meeting_place {
+            Some(bundle) => {
+                let link = plan
+                    .attach
+                    .link
+                    .as_ref()
+                    .map(|(directory, name)| (directory.as_path(), name.as_os_str()));
+                let attach = Attach::listen(bundle, link).map_err(named("create attach socket"))?;
+                attach.watch(&poller).map_err(named("watch attach socket"))?;
+                Some(attach)
+            }
+            None => None,
+        };
+        let notify = match (&plan.bundle, &plan.notify_socket) {
+            (Some(bundle), Some(host)) => {
+                Some(NotifyProxy::listen(bundle, host).map_err(named("create notify socket"))?)
+            }
+            (None, _) | (_, None) => None,
+        };
+        watch(&poller, &notify, Event::Notification)?;
+        let attach_pipe = pipes.attach.take().map(|pipe| {
+            let mut pipe = SyncPipe::new(Some(pipe), SyncKey::Data);
+            pipe.ready();
+            pipe
+        });
         let mark = plan.timeout.map(|_| Mark::new());
         let words = runtime::arguments(plan, console.as_ref().map(ConsoleSocket::path));
-        let runtime = runtime::start(words, &ends, origin, mark).map_err(named("start runtime"))?;
+        let preparation = Preparation {
+            ends: &ends,
+            mark,
+            replace_listen_pid: plan.replace_listen_pid,
+            start_pipe: pipes.start.as_ref(),
+        };
+        let runtime = runtime::start(words, origin, &preparation).map_err(named("start runtime"))?;
+        pipes.start = None;
+        if plan.stdio == StdioPlan::Inherited {
+            forget_stdio().map_err(named("open /dev/null"))?;
+        }
         Ok(Monitor {
             plan,
             poller,
             signals,
             stdio,
-            log,
+            logs,
             console,
             terminal: None,
             window_size: None,
             control,
             window_sizes,
+            attach,
+            notify,
+            _attach_pipe: attach_pipe,
+            waiting_for_clients: None,
             oom: None,
             phase: Phase::Creating(EarlyOutput::default()),
             mark,
@@ -160,10 +216,11 @@ impl<'a> Monitor<'a> {
         self.receive_terminal();
         let pid = read_pidfile(&self.plan.container_pidfile);
         let succeeded = status == ExitCode::Status(0);
-        // The status of an exec's runtime may be the command's own; a pid says that there was a command.
-        let pid = match (&self.plan.task, pid) {
-            (Task::Create, _) if !succeeded => None,
-            (_, pid) => Some(pid),
+        // An exec's runtime may fail after the command was started; a pid says that there is one.
+        let pid = if succeeded || self.plan.task.is_exec() {
+            Some(pid)
+        } else {
+            None
         };
         match pid {
             Some(Ok(Some(_))) if self.plan.stdio == StdioPlan::Terminal && self.terminal.is_none() => {
@@ -205,7 +262,7 @@ impl<'a> Monitor<'a> {
         }
         if let Phase::Creating(early) = std::mem::replace(&mut self.phase, Phase::Supervising) {
             for (stream, output) in early.into_streams() {
-                append(&mut self.log, stream, &output);
+                self.keep(stream, &output);
             }
         }
         self.reap();
@@ -243,7 +300,7 @@ impl<'a> Monitor<'a> {
     /// Waits once and handles what has happened. Returns whether anything has.
     fn turn(&mut self, deadline: Option<Instant>) -> bool {
         let trim = self.stdio.is_swollen().then(|| Instant::now() + TRIM_AFTER);
-        let earliest = [deadline, trim].into_iter().flatten().min();
+        let earliest = [deadline, trim, self.waiting_for_clients].into_iter().flatten().min();
         let mut anything = false;
         for event in self.poller.wait(earliest) {
             anything = true;
@@ -251,11 +308,41 @@ impl<'a> Monitor<'a> {
         }
         if !anything && trim.is_some_and(|trim| Instant::now() >= trim) {
             self.stdio.trim();
-            if let Some(log) = &mut self.log {
-                log.trim();
+            self.logs.trim();
+        }
+        self.regard_clients();
+        anything
+    }
+
+    /// Lets the container's output wait for clients that are behind, and cuts off those that stay so. When the container
+    /// has ended nothing waits any more.
+    fn regard_clients(&mut self) {
+        let Some(attach) = &mut self.attach else { return };
+        let ended = self.ended.is_some();
+        if ended && attach.is_far_behind() {
+            attach.drop_slow(&self.poller);
+        }
+        match self.waiting_for_clients {
+            None if attach.is_behind() && !ended => {
+                self.waiting_for_clients = Some(Instant::now() + BACKLOG_PATIENCE);
+                self.stdio.outputs().for_each(|output| self.poller.remove(output));
+                return;
+            }
+            None => return,
+            Some(_) if ended => {}
+            Some(end) if Instant::now() >= end => attach.drop_slow(&self.poller),
+            Some(_) if attach.is_catching_up() => return,
+            Some(_) => {}
+        }
+        self.waiting_for_clients = None;
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if let Some(output) = self.stdio.output(stream)
+                && let Err(error) = self.poller.add(output, Event::Output(stream), output.interest())
+            {
+                crate::warning!("watch output: {error}");
             }
         }
-        anything
+        self.take_input();
     }
 
     fn handle(&mut self, event: Event) {
@@ -267,7 +354,39 @@ impl<'a> Monitor<'a> {
             Event::Console => self.receive_terminal(),
             Event::Control => self.take_control_messages(),
             Event::WindowSize => self.take_window_sizes(),
+            Event::AttachConnection => {
+                if let Some(attach) = &mut self.attach {
+                    attach.accept(&self.poller);
+                }
+            }
+            Event::AttachClient(client) => self.serve_client(client, false),
+            Event::ClientHungUp(client) => self.serve_client(client, true),
+            Event::StdinHasRoom => self.take_input(),
+            Event::Notification => {
+                if let Some(notify) = &self.notify {
+                    notify.forward();
+                }
+            }
         }
+    }
+
+    fn serve_client(&mut self, client: ClientId, hung_up: bool) {
+        let closes_stdin = self.plan.attach.closes_stdin;
+        if let Some(attach) = &mut self.attach {
+            attach.serve(client, hung_up, &mut self.stdio.stdin, closes_stdin, &self.poller);
+        }
+    }
+
+    fn take_input(&mut self) {
+        let closes_stdin = self.plan.attach.closes_stdin;
+        if let Some(attach) = &mut self.attach {
+            attach.take_input(&mut self.stdio.stdin, closes_stdin, &self.poller);
+        }
+    }
+
+    /// Logs first, then shows.
+    fn keep(&mut self, stream: Stream, output: &[u8]) {
+        keep(&mut self.logs, &mut self.attach, &self.poller, stream, output);
     }
 
     fn take_signals(&mut self) {
@@ -319,20 +438,23 @@ impl<'a> Monitor<'a> {
         let after = match &mut self.phase {
             Phase::Creating(early) => output.pump(|bytes| {
                 if let Some(excess) = early.hold(stream, bytes) {
-                    append(&mut self.log, stream, &excess);
+                    keep(&mut self.logs, &mut self.attach, &self.poller, stream, &excess);
                 }
             }),
-            Phase::Supervising => output.pump(|bytes| append(&mut self.log, stream, bytes)),
+            Phase::Supervising => {
+                output.pump(|bytes| keep(&mut self.logs, &mut self.attach, &self.poller, stream, bytes))
+            }
         };
         match after {
             After::Wait => {}
+            After::StillHungUp if self.ended.is_none() => {}
             // Reported once; the next time when somebody has written again.
             After::HungUp if self.ended.is_none() => {
                 self.poller
                     .change(output, Event::Output(stream), Interest::NewlyReadable);
             }
             After::Revived => self.poller.change(output, Event::Output(stream), Interest::Readable),
-            After::HungUp | After::Close => {
+            After::HungUp | After::StillHungUp | After::Close => {
                 self.poller.remove(output);
                 *self.stdio.output(stream) = None;
             }
@@ -375,14 +497,18 @@ impl<'a> Monitor<'a> {
         if let Err(error) = prepare_terminal(&terminal) {
             crate::warning!("prepare terminal: {error}");
         }
-        let output = Output::terminal(rustix::io::fcntl_dupfd_cloexec(&terminal, 3)?)?;
+        let output = Output::new(rustix::io::fcntl_dupfd_cloexec(&terminal, 3)?)?;
         self.poller
             .add(&output, Event::Output(Stream::Stdout), Interest::Readable)?;
         self.stdio.stdout = Some(output);
         if let Some(size) = self.window_size.take() {
             size.apply(&terminal);
         }
+        let stdin = rustix::io::fcntl_dupfd_cloexec(&terminal, 3)?;
+        self.poller.add(&stdin, Event::StdinHasRoom, Interest::Once)?;
+        self.stdio.stdin = Stdin::Open(stdin);
         self.terminal = Some(terminal);
+        self.take_input(); // what was typed meanwhile
         Ok(())
     }
 
@@ -397,11 +523,7 @@ impl<'a> Monitor<'a> {
         for message in messages {
             match message {
                 ControlMessage::Resize(size) => self.resize(size),
-                ControlMessage::ReopenLog => {
-                    if let Some(log) = &mut self.log {
-                        log.reopen();
-                    }
-                }
+                ControlMessage::ReopenLog => self.logs.reopen(),
             }
         }
     }
@@ -431,13 +553,15 @@ impl<'a> Monitor<'a> {
             kill_everything(&self.process, self.mark, || while reap_any().is_some() {});
             self.ended = Some(ExitCode::Unknown);
         }
+        self.regard_clients();
         self.read_late_output();
-        if let Some(log) = &self.log
-            && self.plan.log.sync_at_end
-        {
-            log.sync();
-        }
+        self.logs.finish();
         let plan = self.plan;
+        // Who has read everything sees the end before the exit file is there; the others are not waited for.
+        let mut attach = self.attach.take();
+        if let Some(attach) = &mut attach {
+            attach.release_readers();
+        }
         drop(self);
         inherited.close();
         let (exit, message) = match outcome {
@@ -452,8 +576,11 @@ impl<'a> Monitor<'a> {
             crate::error!("write exit file: {error}");
             own_status = 1;
         }
-        if plan.task != Task::Create {
+        if plan.task.is_exec() {
             sync.exit_code(exit, message);
+        }
+        if let Some(attach) = attach {
+            attach.finish();
         }
         own_status
     }
@@ -475,11 +602,13 @@ impl<'a> Monitor<'a> {
     }
 }
 
-fn append(log: &mut Option<CriLog>, stream: Stream, output: &[u8]) {
-    if let Some(log) = log
-        && !output.is_empty()
-    {
-        log.append(stream, output);
+fn keep(logs: &mut Logs, attach: &mut Option<Attach>, poller: &Poller, stream: Stream, output: &[u8]) {
+    if output.is_empty() {
+        return;
+    }
+    logs.append(stream, output);
+    if let Some(attach) = attach {
+        attach.broadcast(stream, output, poller);
     }
 }
 

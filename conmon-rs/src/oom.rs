@@ -54,7 +54,7 @@ impl OomWatch {
                 };
                 // A new container starts at zero; an exec joins one that may have a past.
                 let seen = match task {
-                    Task::Create => Counters::default(),
+                    Task::Create | Task::Restore { .. } => Counters::default(),
                     Task::Exec { .. } => read_counters(&events)?,
                 };
                 Source::V2 { events, seen }

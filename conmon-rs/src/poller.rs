@@ -25,7 +25,31 @@ pub enum Event {
     Console,
     Control,
     WindowSize,
+    /// Somebody wants to attach.
+    AttachConnection,
+    /// A client has typed, or has room for output.
+    AttachClient(ClientId),
+    /// A client is gone, or has closed both directions.
+    ClientHungUp(ClientId),
+    /// The container says that it is ready, or the like.
+    Notification,
+    /// The container reads what was typed.
+    StdinHasRoom,
 }
+
+/// One attached client; never used again for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientId(u64);
+
+impl ClientId {
+    pub const FIRST: ClientId = ClientId(0);
+
+    pub fn next(self) -> ClientId {
+        ClientId(self.0 + 1)
+    }
+}
+
+const FIRST_CLIENT_TOKEN: u64 = 16;
 
 impl Event {
     fn token(self) -> u64 {
@@ -38,10 +62,15 @@ impl Event {
             Event::Console => 5,
             Event::Control => 6,
             Event::WindowSize => 7,
+            Event::AttachConnection => 8,
+            Event::StdinHasRoom => 9,
+            Event::Notification => 10,
+            Event::AttachClient(client) | Event::ClientHungUp(client) => FIRST_CLIENT_TOKEN + client.0,
         }
     }
 
-    fn of_token(token: u64) -> Option<Event> {
+    fn of(token: u64, flags: epoll::EventFlags) -> Option<Event> {
+        let hung_up = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         Some(match token {
             0 => Event::Signals,
             1 => Event::ContainerGone,
@@ -51,7 +80,17 @@ impl Event {
             5 => Event::Console,
             6 => Event::Control,
             7 => Event::WindowSize,
-            _ => return None,
+            8 => Event::AttachConnection,
+            9 => Event::StdinHasRoom,
+            10 => Event::Notification,
+            _ => {
+                let client = ClientId(token.checked_sub(FIRST_CLIENT_TOKEN)?);
+                if hung_up {
+                    Event::ClientHungUp(client)
+                } else {
+                    Event::AttachClient(client)
+                }
+            }
         })
     }
 }
@@ -60,6 +99,14 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     Readable,
+    Writable,
+    ReadableOrWritable,
+    /// Only its end.
+    Nothing,
+    /// Only its end, and that once: for descriptors on which the end lasts.
+    Once,
+    /// The same, and once when there is room again.
+    NewlyWritable,
     /// Once for each thing that happens: for terminals, which stay "hung up" for as long as nobody has them open.
     NewlyReadable,
     /// Once for each change of a file of the kernel's.
@@ -70,6 +117,11 @@ impl Interest {
     fn flags(self) -> epoll::EventFlags {
         match self {
             Interest::Readable => epoll::EventFlags::IN,
+            Interest::Writable => epoll::EventFlags::OUT,
+            Interest::ReadableOrWritable => epoll::EventFlags::IN | epoll::EventFlags::OUT,
+            Interest::Nothing => epoll::EventFlags::empty(),
+            Interest::Once => epoll::EventFlags::ET,
+            Interest::NewlyWritable => epoll::EventFlags::OUT | epoll::EventFlags::ET,
             Interest::NewlyReadable => epoll::EventFlags::IN | epoll::EventFlags::ET,
             Interest::Changed => epoll::EventFlags::PRI | epoll::EventFlags::ET,
         }
@@ -126,7 +178,10 @@ impl Poller {
         }
         let mut events = [None; EVENTS_PER_WAIT];
         for (slot, ready) in events.iter_mut().zip(&self.ready) {
-            *slot = Event::of_token(ready.data.u64());
+            *slot = {
+                let (token, flags) = (ready.data.u64(), ready.flags);
+                Event::of(token, flags)
+            };
         }
         events.into_iter().flatten()
     }

@@ -2,10 +2,12 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, set_parent_process_death_signal};
+use rustix::io::{read, retry_on_intr};
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
 use crate::args::{MonitorPlan, Task};
 use crate::daemonize::OomScore;
@@ -24,13 +26,14 @@ pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsStr
     let runtime = &plan.runtime;
     let mut words: Vec<OsString> = vec![runtime.path.clone().into()];
     let mut add = |word: &OsStr| words.push(word.to_owned());
-    if runtime.systemd_cgroup && plan.task == Task::Create {
+    if runtime.systemd_cgroup && !plan.task.is_exec() {
         add("--systemd-cgroup".as_ref());
     }
     runtime.global_arguments.iter().for_each(|word| add(word));
     match &plan.task {
-        Task::Create => {
-            add("create".as_ref());
+        Task::Create | Task::Restore { .. } => {
+            let restores = matches!(plan.task, Task::Restore { .. });
+            add(if restores { "restore" } else { "create" }.as_ref());
             if let Some(bundle) = &plan.bundle {
                 add("--bundle".as_ref());
                 add(bundle.as_ref());
@@ -42,6 +45,15 @@ pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsStr
             }
             if runtime.no_new_keyring {
                 add("--no-new-keyring".as_ref());
+            }
+            if let Task::Restore { checkpoint } = &plan.task {
+                add("--detach".as_ref());
+                add("--image-path".as_ref());
+                add(checkpoint.as_ref());
+                if let Some(bundle) = &plan.bundle {
+                    add("--work-path".as_ref());
+                    add(bundle.as_ref());
+                }
             }
         }
         Task::Exec { process_spec } => {
@@ -62,23 +74,54 @@ pub fn arguments(plan: &MonitorPlan, console_socket: Option<&Path>) -> Vec<OsStr
     words
 }
 
+/// What the runtime's process needs to know between fork and exec.
+pub struct Preparation<'a> {
+    pub ends: &'a ContainerEnds,
+    pub mark: Option<Mark>,
+    pub replace_listen_pid: bool,
+    /// Read once more before the runtime may begin.
+    pub start_pipe: Option<&'a OwnedFd>,
+}
+
 /// Starts the runtime. It dies with us, and so does not finish a container that nobody would watch.
-pub fn start(words: Vec<OsString>, ends: &ContainerEnds, origin: &Origin, mark: Option<Mark>) -> io::Result<Pid> {
-    let monitor = rustix::process::getpid();
-    launch(words, origin, || {
+pub fn start(words: Vec<OsString>, origin: &Origin, preparation: &Preparation<'_>) -> io::Result<Pid> {
+    let monitor = getpid();
+    launch(words, origin, |environment| {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        if rustix::process::getppid() != Some(monitor) {
+        if getppid() != Some(monitor) {
             sys::exit_now(1); // we died before the line above
         }
-        if let Some(mark) = mark {
+        preparation.ends.install()?;
+        if let Some(mark) = preparation.mark {
             mark.put();
         }
-        ends.install()
+        if let Some(value) = std::env::var_os(LISTEN_PID) {
+            let named: i32 = value
+                .to_str()
+                .and_then(|text| text.parse().ok())
+                .filter(|pid| *pid > 0)
+                .ok_or_else(|| io::Error::other(format!("Invalid {LISTEN_PID} {}", value.to_string_lossy())))?;
+            if preparation.replace_listen_pid || named == monitor.as_raw_nonzero().get() {
+                environment.retain(|variable| !variable.as_bytes().starts_with(b"LISTEN_PID="));
+                environment.push(CString::new(format!("{LISTEN_PID}={}", getpid().as_raw_nonzero()))?);
+            }
+        }
+        if let Some(pipe) = preparation.start_pipe {
+            retry_on_intr(|| read(pipe, &mut [0; 64]))?;
+        }
+        Ok(())
     })
 }
 
+/// Which process the descriptors of a socket activation are meant for.
+const LISTEN_PID: &str = "LISTEN_PID";
+
 /// Forks and execs a program, the first of `words`. If that fails in the child, its stderr says why and its status is 127.
-pub fn launch(words: Vec<OsString>, origin: &Origin, prepare: impl FnOnce() -> io::Result<()>) -> io::Result<Pid> {
+pub fn launch(
+    words: Vec<OsString>,
+    origin: &Origin,
+    prepare: impl FnOnce(&mut Vec<CString>) -> io::Result<()>,
+) -> io::Result<Pid> {
     let text = |words: Vec<OsString>| -> io::Result<Vec<CString>> {
         words
             .into_iter()
@@ -86,7 +129,7 @@ pub fn launch(words: Vec<OsString>, origin: &Origin, prepare: impl FnOnce() -> i
             .collect()
     };
     let arguments = text(words)?;
-    let environment = text(
+    let mut environment = text(
         std::env::vars_os()
             .map(|(name, value)| variable(&name, &value))
             .collect(),
@@ -95,7 +138,7 @@ pub fn launch(words: Vec<OsString>, origin: &Origin, prepare: impl FnOnce() -> i
     match sys::fork()? {
         Fork::Parent(child) => Ok(child),
         Fork::Child => {
-            let failed = match prepare() {
+            let failed = match prepare(&mut environment) {
                 Ok(()) => {
                     origin.oom_score.restore();
                     sys::restore_signals(&origin.signals);
@@ -169,6 +212,16 @@ mod tests {
         let expected = "/bin/true --systemd-cgroup --root=/r create --bundle /b --pid-file /p --no-pivot --no-new-keyring \
                         --x --console-socket /c ID";
         assert_eq!(command_line(&words, Some(Path::new("/c"))).join(" "), expected);
+    }
+
+    #[test]
+    fn a_restore_names_its_checkpoint_and_where_to_work() {
+        let expected =
+            "/bin/true restore --bundle /b --pid-file /p --no-pivot --detach --image-path /cp --work-path /b --x ID";
+        assert_eq!(
+            command_line(&["--restore=/cp", "--no-pivot", "--restore-arg", "--x"], None).join(" "),
+            expected
+        );
     }
 
     #[test]

@@ -10,8 +10,10 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::args::StdioPlan;
+use crate::attach::Stdin;
 use crate::contract::Stream;
 use crate::log::cri::RECORD_CONTENT_BYTES;
+use crate::poller::Interest;
 
 /// Reads of one stream before the others have their turn.
 const READS_PER_TURN: usize = 16;
@@ -27,27 +29,34 @@ const BUFFER_BYTES: usize = 132 * 1024;
 const SMALL_OUTPUT_BYTES: usize = 8 * 1024;
 
 /// What the runtime, and through it the container, gets as descriptors 0 to 2.
-pub struct ContainerEnds {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: OwnedFd,
+pub enum ContainerEnds {
+    Made {
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+        stderr: OwnedFd,
+    },
+    /// What the monitor itself was given.
+    Inherited,
 }
 
 impl ContainerEnds {
     /// Makes them the stdio of this process, a child that is about to become the runtime.
     pub fn install(&self) -> io::Result<()> {
+        let ContainerEnds::Made { stdin, stdout, stderr } = self else {
+            return Ok(());
+        };
         let null = File::options().read(true).write(true).open("/dev/null")?;
-        match &self.stdin {
+        match stdin {
             Some(pipe) => dup2_stdin(pipe)?,
             None => dup2_stdin(&null)?,
         }
-        match &self.stdout {
+        match stdout {
             Some(pipe) => dup2_stdout(pipe)?,
             None => dup2_stdout(&null)?,
         }
-        dup2_stderr(&self.stderr)?;
+        dup2_stderr(stderr)?;
         // Whoever the container's user is, it may open /dev/stdout again.
-        for pipe in [&self.stdin, &self.stdout].into_iter().flatten().chain([&self.stderr]) {
+        for pipe in [stdin, stdout].into_iter().flatten().chain([stderr]) {
             let _ = fchmod(pipe, Mode::from_raw_mode(0o777)); // some kernels refuse it for pipes
         }
         Ok(())
@@ -56,7 +65,7 @@ impl ContainerEnds {
 
 /// Our ends.
 pub struct Stdio {
-    pub stdin: Option<OwnedFd>,
+    pub stdin: Stdin,
     pub stdout: Option<Output>,
     pub stderr: Option<Output>,
 }
@@ -64,32 +73,33 @@ pub struct Stdio {
 impl Stdio {
     /// Makes the pipes. With a terminal, stderr carries only what the runtime itself has to say; stdout comes later.
     pub fn new(plan: StdioPlan) -> io::Result<(Stdio, ContainerEnds)> {
-        let (ours, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut stdio = Stdio {
-            stdin: None,
+            stdin: Stdin::Closed,
             stdout: None,
-            stderr: Some(Output::pipe(ours)?),
+            stderr: None,
         };
-        let mut ends = ContainerEnds {
-            stdin: None,
-            stdout: None,
-            stderr,
-        };
+        if plan == StdioPlan::Inherited {
+            return Ok((stdio, ContainerEnds::Inherited));
+        }
+        let (ours, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        stdio.stderr = Some(Output::new(ours)?);
+        let (mut stdin, mut stdout) = (None, None);
         match plan {
-            StdioPlan::Terminal => {}
-            StdioPlan::Pipes { stdin } => {
-                let (ours, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-                stdio.stdout = Some(Output::pipe(ours)?);
-                ends.stdout = Some(stdout);
-                if stdin {
-                    let (stdin, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+            StdioPlan::Inherited => {}
+            StdioPlan::Terminal => stdio.stdin = Stdin::Expected,
+            StdioPlan::Pipes { stdin: wanted } => {
+                let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+                stdio.stdout = Some(Output::new(ours)?);
+                stdout = Some(theirs);
+                if wanted {
+                    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
                     set_nonblocking(&ours)?;
-                    stdio.stdin = Some(ours);
-                    ends.stdin = Some(stdin);
+                    stdio.stdin = Stdin::Open(ours);
+                    stdin = Some(theirs);
                 }
             }
         }
-        Ok((stdio, ends))
+        Ok((stdio, ContainerEnds::Made { stdin, stdout, stderr }))
     }
 
     pub fn output(&mut self, stream: Stream) -> &mut Option<Output> {
@@ -97,6 +107,10 @@ impl Stdio {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         }
+    }
+
+    pub fn outputs(&self) -> impl Iterator<Item = &Output> {
+        [&self.stdout, &self.stderr].into_iter().flatten()
     }
 
     /// Something may still be written to us.
@@ -119,7 +133,7 @@ impl Stdio {
     }
 }
 
-pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
     Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
 }
 
@@ -138,6 +152,8 @@ pub enum After {
     Wait,
     /// A terminal that no process has open from now on; one may open it again.
     HungUp,
+    /// The same as before.
+    StillHungUp,
     /// That terminal is in use again.
     Revived,
     /// The end.
@@ -145,7 +161,8 @@ pub enum After {
 }
 
 impl Output {
-    fn pipe(fd: OwnedFd) -> io::Result<Output> {
+    /// From the reading end of a pipe, or the monitor's side of a terminal.
+    pub fn new(fd: OwnedFd) -> io::Result<Output> {
         set_nonblocking(&fd)?;
         Ok(Output {
             fd,
@@ -154,8 +171,12 @@ impl Output {
         })
     }
 
-    pub fn terminal(fd: OwnedFd) -> io::Result<Output> {
-        Output::pipe(fd)
+    pub fn interest(&self) -> Interest {
+        if self.hung_up {
+            Interest::NewlyReadable
+        } else {
+            Interest::Readable
+        }
     }
 
     /// Reads what is there and hands it on: whole lines as they come, an unfinished one when there is nothing more.
@@ -165,10 +186,10 @@ impl Output {
         self.hung_up = match after {
             After::HungUp => true,
             After::Revived => false,
-            After::Wait | After::Close => was_hung_up,
+            After::Wait | After::StillHungUp | After::Close => was_hung_up,
         };
         match (was_hung_up, after) {
-            (true, After::HungUp) => After::Wait,
+            (true, After::HungUp) => After::StillHungUp,
             _ => after,
         }
     }

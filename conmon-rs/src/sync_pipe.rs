@@ -33,6 +33,11 @@ impl SyncPipe {
         self.send(exit.number(), message.as_bytes());
     }
 
+    /// On an attach pipe: clients may connect.
+    pub fn ready(&mut self) {
+        self.send(0, b"");
+    }
+
     /// There is no container, and this is why.
     pub fn failure(&mut self, message: &[u8]) {
         self.send(-1, message);

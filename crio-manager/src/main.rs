@@ -28,11 +28,10 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
         }
         Invocation::PrintDefaultConfig => print(&config::commented_defaults()),
         Invocation::LoadImage { sources, file } => {
-            let loaded = node::load_image(&load_and_log(&sources)?, &file)?;
-            loaded.iter().try_for_each(|image| match image.tags.is_empty() {
-                true => print(&format!("{}\n", image.id)),
-                false => print(&format!("{} {}\n", image.id, image.tags.join(" "))),
-            })
+            for (id, tags) in node::load_images(&load_and_log(&sources)?, &file)? {
+                print(&format!("{}\n", [&[id], tags.as_slice()].concat().join(" ")))?;
+            }
+            Ok(())
         }
         Invocation::Version(VersionFormat::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION"))),
         Invocation::Version(VersionFormat::Json) => {

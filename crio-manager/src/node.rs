@@ -6,7 +6,7 @@ use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
 use crate::drivers::clock::HostClock;
 use crate::drivers::host::Host;
-use crate::drivers::image::{ImageStore, ImageStoreConfig, LoadedImage};
+use crate::drivers::image::{ImageStore, ImageStoreConfig};
 use crate::drivers::monitor::ConmonRs;
 use crate::drivers::namespaces::Namespaces;
 use crate::drivers::network::seam::Cni;
@@ -19,6 +19,7 @@ use crate::lifecycle::{Lifecycle, SpecDefaults};
 use crate::model::record::Handler;
 use crate::service::image::Images;
 use crate::service::listener::{self, CallSpans};
+use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
 use crate::spec::process::{EnvVar, Rlimit};
 use crate::spec::resources::CgroupVersion;
@@ -26,6 +27,8 @@ use crate::spec::seccomp::{Arch, KernelVersion};
 use crate::spec::security::capabilities_of_mask;
 use crate::spec::{Node, Support};
 use anyhow::Context as _;
+use cri::manager::v1::LoadImageRequest;
+use cri::manager::v1::manager_server::ManagerServer;
 use cri::v1::image_service_server::ImageServiceServer;
 use cri::v1::runtime_service_server::RuntimeServiceServer;
 use nix::sys::resource::{Resource, getrlimit};
@@ -86,6 +89,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .layer(CallSpans)
         .add_service(runtime)
         .add_service(image)
+        .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))
         .serve_with_incoming_shutdown(UnixListenerStream::new(socket), async {
             tokio::select! {
                 _ = terminate.recv() => info!("SIGTERM"),
@@ -102,20 +106,40 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Brings the images of an archive or layout into the image store. The store has one owner: fails while the daemon runs.
-pub fn load_image(config: &Config, file: &Path) -> anyhow::Result<Vec<LoadedImage>> {
+/// Brings the images of an archive or layout on this node into its image store: id and names of each.
+///
+/// The store has one owner: a daemon that runs is asked to do it, else it is done here.
+pub fn load_images(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, Vec<String>)>> {
+    let file = std::path::absolute(file).context("current directory")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("start the async runtime")?.block_on(async {
+        if let Some(mut daemon) = manager::client(&config.api.listen).await? {
+            let path = file
+                .to_str()
+                .context("the path is not UTF-8, as a request to the daemon has to be")?
+                .to_owned();
+            let loaded = daemon.load_image(LoadImageRequest { path }).await;
+            let loaded = loaded.map_err(|status| anyhow::anyhow!("the daemon says: {}", status.message()))?;
+            return Ok(loaded
+                .into_inner()
+                .images
+                .into_iter()
+                .map(|image| (image.id, image.tags))
+                .collect());
+        }
         let _lock = lock(&config.crio.root.join(OURS))?;
         let store = ImageStore::open(image_store_config(config))
             .await
             .context("open the image store")?;
         let loaded = store
-            .load(file)
+            .load(&file)
             .await
             .with_context(|| format!("load {}", file.display()));
         store.shutdown().await;
-        loaded
+        Ok(loaded?
+            .into_iter()
+            .map(|image| (image.id.to_string(), image.tags))
+            .collect())
     })
 }
 
@@ -181,6 +205,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let images = ImageStore::open(image_store_config(config))
         .await
         .context("image store")?;
+    make_private_dir(&state.join("networks")).context("network records")?;
     let network = Network::open(NetworkConfig {
         conf_dir: config.network.network_dir.clone(),
         plugin_dirs: config.network.plugin_dirs.clone(),
@@ -196,7 +221,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
         process: Arc::new(HostProcesses),
         cgroup: Arc::new(Cgroupfs::detect().context("cgroups")?),
-        namespaces: Arc::new(Namespaces::new(&config.runtime.namespaces_dir)),
+        namespaces: Arc::new(Namespaces::open(&config.runtime.namespaces_dir).context("namespaces_dir")?),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),

@@ -5,11 +5,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::args::LogPlan;
+use crate::args::{LogPlan, Rotation};
 use crate::contract::Stream;
 use crate::sys;
 
@@ -38,17 +38,48 @@ pub struct CriLog {
     /// The file ends in the middle of a record, and that could not be taken back.
     torn: bool,
     lost_bytes: u64,
+    rotation: Option<Rotation>,
+    sync_at_end: bool,
+}
+
+impl Rotation {
+    /// Whether files may be moved about here. A log that is not there is only made anew where nobody else could have
+    /// prepared something, and where the caller allows it.
+    fn check(&self, path: &Path) -> io::Result<()> {
+        let refuse = |reason: &str| Err(io::Error::other(format!("not rotated: {reason}")));
+        if path.components().any(|component| component == Component::ParentDir) {
+            return refuse("the path contains ..");
+        }
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_file() => return Ok(()),
+            Ok(_) => return refuse("it is no regular file"),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let path = std::path::absolute(path)?;
+        let Some(directory) = path.parent() else {
+            return refuse("it has no directory");
+        };
+        if fs::metadata(directory)?.mode() & 0o002 != 0 {
+            return refuse("everybody may write to its directory");
+        }
+        let mut allowed = self.allowed_directories.iter();
+        if !self.allowed_directories.is_empty() && !allowed.any(|allowed| path.starts_with(allowed)) {
+            return refuse("its directory is not allowed");
+        }
+        Ok(())
+    }
 }
 
 impl CriLog {
     /// Opens or creates the file of the plan, if there is to be one.
-    pub fn open(plan: &LogPlan) -> io::Result<Option<CriLog>> {
-        let Some(path) = &plan.file else { return Ok(None) };
-        let file = options().create(true).open(path)?;
+    pub fn open(plan: LogPlan) -> io::Result<Option<CriLog>> {
+        let Some(path) = plan.file else { return Ok(None) };
+        let file = options().create(true).open(&path)?;
         let metadata = file.metadata()?;
         let size = if metadata.is_file() { metadata.len() } else { 0 };
         Ok(Some(CriLog {
-            path: path.clone(),
+            path,
             file,
             regular: metadata.is_file(),
             size_max: plan.size_max_bytes.unwrap_or(u64::MAX),
@@ -59,6 +90,8 @@ impl CriLog {
             clock: Clock::default(),
             torn: false,
             lost_bytes: 0,
+            rotation: plan.rotation,
+            sync_at_end: plan.sync_at_end,
         }))
     }
 
@@ -106,16 +139,21 @@ impl CriLog {
         if !self.regular {
             return Ok(()); // there is only one /dev/null
         }
-        let mut aside = self.path.clone().into_os_string();
-        aside.push(".tmp");
-        let aside = PathBuf::from(aside);
+        let aside = match &self.rotation {
+            None => self.beside(".tmp"),
+            Some(rotation) => {
+                rotation.check(&self.path)?;
+                self.beside(".new")
+            }
+        };
         if let Err(error) = fs::remove_file(&aside)
             && error.kind() != ErrorKind::NotFound
         {
             return Err(error);
         }
         let file = options().create_new(true).open(&aside)?;
-        if let Err(error) = fs::rename(&aside, &self.path) {
+        let moved = self.keep_old_files().and_then(|()| fs::rename(&aside, &self.path));
+        if let Err(error) = moved {
             let _ = fs::remove_file(&aside); // the first error is the one to tell
             return Err(error);
         }
@@ -125,20 +163,47 @@ impl CriLog {
         Ok(())
     }
 
-    /// The size limit: a new file, or else the old one emptied, so that the limit holds either way.
+    /// `.1` becomes `.2` and so on, the log itself `.1`. A log that somebody else has renamed is not kept twice.
+    fn keep_old_files(&self) -> io::Result<()> {
+        let Some(rotation) = &self.rotation else { return Ok(()) };
+        let rename = |from: &Path, to: &Path| match fs::rename(from, to) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        if !self.path.try_exists()? {
+            return Ok(());
+        }
+        for number in (1..rotation.max_files).rev() {
+            rename(
+                &self.beside(&format!(".{number}")),
+                &self.beside(&format!(".{}", number + 1)),
+            )?;
+        }
+        rename(&self.path, &self.beside(".1"))
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push(ending);
+        PathBuf::from(path)
+    }
+
+    /// The size limit: a new file. If that is impossible the old one is emptied, so that the limit holds; but not where
+    /// old logs are to be kept.
     fn begin_anew(&mut self) {
         if let Err(error) = self.try_reopen() {
-            crate::warning!("reopen {}: {error}, emptying the old file", self.path.display());
-            if self.regular && self.file.set_len(0).is_ok() {
+            crate::warning!("reopen {}: {error}, going on with the old file", self.path.display());
+            if self.regular && self.rotation.is_none() && self.file.set_len(0).is_ok() {
                 self.torn = false;
             }
         }
         self.size = 0;
     }
 
-    /// Waits until the disk has it all.
+    /// Waits until the disk has it all, unless the plan says otherwise.
     pub fn sync(&self) {
         if self.regular
+            && self.sync_at_end
             && let Err(error) = self.file.sync_all()
         {
             crate::warning!("sync {}: {error}", self.path.display());
@@ -396,7 +461,6 @@ mod tests {
     use crate::contract::parse_log_line;
     use crate::stdio::Lines;
     use proptest::prelude::*;
-    use std::path::Path;
 
     fn plan(file: &Path) -> LogPlan {
         LogPlan {
@@ -444,7 +508,7 @@ mod tests {
     fn an_empty_line_keeps_the_space_after_its_tag() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        CriLog::open(&plan(&path))
+        CriLog::open(plan(&path))
             .unwrap()
             .unwrap()
             .append(Stream::Stderr, b"\n");
@@ -456,13 +520,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         std::os::unix::fs::symlink(directory.path().join("target"), &path).unwrap();
-        assert!(CriLog::open(&plan(&path)).is_err());
+        assert!(CriLog::open(plan(&path)).is_err());
         assert!(!directory.path().join("target").exists());
     }
 
     #[test]
     fn a_device_is_never_replaced() {
-        let mut log = CriLog::open(&LogPlan {
+        let mut log = CriLog::open(LogPlan {
             size_max_bytes: Some(10),
             ..plan(Path::new("/dev/null"))
         })
@@ -477,7 +541,7 @@ mod tests {
     fn a_full_disk_tears_no_record_and_the_log_goes_on_afterwards() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+        let mut log = CriLog::open(plan(&path)).unwrap().unwrap();
         log.append(Stream::Stdout, b"first\n");
         // A disk that takes ten more bytes: the same steps, without needing one.
         log.gathered.push(
@@ -499,7 +563,7 @@ mod tests {
     fn a_directory_that_is_gone_keeps_the_old_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+        let mut log = CriLog::open(plan(&path)).unwrap().unwrap();
         directory.close().unwrap();
         log.reopen();
         log.append(Stream::Stdout, b"still here\n");
@@ -510,7 +574,7 @@ mod tests {
     fn a_line_is_cut_where_a_record_is_full() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+        let mut log = CriLog::open(plan(&path)).unwrap().unwrap();
         for (length, expected) in [
             (RECORD_CONTENT_BYTES - 1, vec![(false, RECORD_CONTENT_BYTES - 1)]),
             (RECORD_CONTENT_BYTES, vec![(false, RECORD_CONTENT_BYTES)]),
@@ -555,7 +619,7 @@ mod tests {
         ) {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("log");
-            let mut log = CriLog::open(&plan(&path)).unwrap().unwrap();
+            let mut log = CriLog::open(plan(&path)).unwrap().unwrap();
             let mut lines = Lines::default();
             let mut rest = &output[..];
             for (length, pipe_is_empty) in cuts.into_iter().cycle() {
@@ -582,7 +646,7 @@ mod tests {
         ) {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("log");
-            let mut log = CriLog::open(&LogPlan { size_max_bytes: Some(limit), ..plan(&path) }).unwrap().unwrap();
+            let mut log = CriLog::open(LogPlan { size_max_bytes: Some(limit), ..plan(&path) }).unwrap().unwrap();
             for output in &writes {
                 log.append(Stream::Stdout, output);
                 let records = contents(&path);

@@ -175,6 +175,18 @@ fn checks_come_in_the_order_of_conmon() {
             with(&["-l", "x", "--log-label", "A=b"]),
             "[conmon:e]: k8s-file doesn't support --log-label",
         ),
+        (
+            with(&["-l", "journald"]),
+            "[conmon:e]: Container ID must be longer than 12 characters",
+        ),
+        (
+            with(&["-c", "0123456789abc", "-l", "journald", "--log-label", "AB"]),
+            "[conmon:e]: Container labels must be in format LABEL=VALUE (AB)",
+        ),
+        (
+            with(&["-c", "0123456789abc", "-l", "journald", "--log-label", "Ab=c"]),
+            "[conmon:e]: Container label names must contain only uppercase letters, numbers and underscore (in 'Ab=c')",
+        ),
     ] {
         assert_eq!(refusal(&arguments), complaint, "{arguments:?}");
     }

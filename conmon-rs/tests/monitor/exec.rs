@@ -67,6 +67,7 @@ fn output_before_the_runtime_has_returned_is_in_the_log() {
 fn a_command_whose_status_nobody_can_learn_any_more_is_not_waited_for() {
     let stage = Stage::new();
     // The runtime's shell has reaped it.
-    let monitor = stage.exec_with_runtime("start; wait", "exit 5").start();
+    let runtime = "sh $stage/container.sh & printf %s $! > $pidfile; wait";
+    let monitor = stage.exec_with_runtime(runtime, "exit 5").start();
     assert_eq!(monitor.sync_message().as_deref(), Some("{\"exit_code\": -1}"));
 }

@@ -73,7 +73,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 exec 7<&0
-start() {{ setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- & printf %s $! > \"$pidfile\"; }}
+start() {{ (setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- & exec printf %s $! > \"$pidfile\"); }}
 {runtime}
 "
         );
@@ -145,9 +145,14 @@ start() {{ setsid env --default-signal=INT,QUIT sh $stage/container.sh <&7 7<&- 
         Some(ExitCode::parse(&content).expect("an exit file is a number"))
     }
 
+    /// What a process that belongs to this stage has in its environment.
+    pub fn marker(&self) -> String {
+        format!("{STAGE}={}", self.directory.path().display())
+    }
+
     /// Pids of everything that was started here and still runs.
     pub fn processes(&self) -> Vec<i32> {
-        let needle = format!("{STAGE}={}\0", self.directory.path().display()).into_bytes();
+        let needle = format!("{}\0", self.marker()).into_bytes();
         let entries = fs::read_dir("/proc").unwrap();
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
         pids.filter(|pid| {
@@ -200,6 +205,8 @@ pub struct Launch<'a> {
     arguments: Vec<OsString>,
     start_pipe: bool,
     deaf: bool,
+    attach_pipe: bool,
+    wrapper: &'static [&'static str],
 }
 
 impl<'a> Launch<'a> {
@@ -220,6 +227,8 @@ impl<'a> Launch<'a> {
             arguments: Vec::new(),
             start_pipe: false,
             deaf: false,
+            attach_pipe: false,
+            wrapper: &[],
         }
     }
 
@@ -246,6 +255,18 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// The command that the monitor's own is given to.
+    pub fn wrapped_in(mut self, wrapper: &'static [&'static str]) -> Self {
+        self.wrapper = wrapper;
+        self
+    }
+
+    pub fn with_attach_pipe(mut self) -> Self {
+        self.command.env("_OCI_ATTACHPIPE", "9");
+        self.attach_pipe = true;
+        self
+    }
+
     /// Nobody has the other end of the sync pipe.
     pub fn with_a_parent_that_is_gone(mut self) -> Self {
         self.deaf = true;
@@ -255,9 +276,13 @@ impl<'a> Launch<'a> {
     pub fn start(mut self) -> Running<'a> {
         // The shell turns its stdio into the descriptors that a caller would pass.
         let start = if self.start_pipe { "6<&0" } else { "" };
-        let script = format!("exec \"$@\" 5>&1 8</dev/null {start} 0</dev/null 1>/dev/null");
+        // The messages of an attach pipe come out of the same end as those of the sync pipe.
+        let attach = if self.attach_pipe { "9>&1" } else { "" };
+        let script = format!("exec \"$@\" 5>&1 8</dev/null {start} {attach} 0</dev/null 1>/dev/null");
         self.command
-            .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_conmon-rs")])
+            .args(["-c", &script, "sh"])
+            .args(self.wrapper)
+            .arg(env!("CARGO_BIN_EXE_conmon-rs"))
             .args(&self.arguments);
         let mut child = self.command.spawn().unwrap();
         let sync = BufReader::new(child.stdout.take().unwrap());
@@ -326,6 +351,12 @@ impl Running<'_> {
         number
             .and_then(|number| number.parse().ok())
             .unwrap_or_else(|| panic!("no pid: {message}"))
+    }
+
+    /// One byte on the start pipe.
+    pub fn permit(&mut self) {
+        use std::io::Write;
+        self.start.as_mut().expect("a start pipe").write_all(b"!").unwrap();
     }
 
     pub fn release(&mut self) {

@@ -163,3 +163,12 @@ fn a_relative_log_path_follows_the_working_directory() {
         ["stdout F here"]
     );
 }
+
+#[test]
+fn the_time_of_a_record_is_that_of_the_zone() {
+    let stage = Stage::new();
+    stage.create("echo x").env("TZ", "XYZ3:30").run();
+    let log = stage.read("log");
+    let (time, _) = log.split_once(' ').unwrap();
+    assert!(time.len() == 35 && time.ends_with("-03:30"), "{time}");
+}

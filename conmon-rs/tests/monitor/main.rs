@@ -3,13 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 mod arguments;
+mod attach;
 mod exec;
 mod exit_status;
 mod harness;
+mod journald;
+mod listen_pid;
 mod log_format;
+mod notify;
 mod oom;
+mod passthrough;
 mod real_runtime;
 mod reopen;
+mod rotation;
 mod runtime_failures;
 mod sync_pipe;
 mod terminal;

@@ -1,9 +1,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{ID, Stage};
+use crate::harness::{ID, Running, Stage};
 
 /// A container that has nothing but the host's programs, read-only.
 fn config(arguments: &str, terminal: bool) -> String {
@@ -18,39 +18,44 @@ fn config(arguments: &str, terminal: bool) -> String {
     )
 }
 
-struct Container<'a> {
-    runtime: &'a Path,
-    root: std::path::PathBuf,
+struct Container {
+    runtime: PathBuf,
+    root: PathBuf,
     id: String,
 }
 
-impl Drop for Container<'_> {
-    fn drop(&mut self) {
-        let mut command = Command::new(self.runtime);
-        let _ = command
-            .arg("--root")
-            .arg(&self.root)
-            .args(["delete", "--force", &self.id])
-            .output();
+impl Container {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.runtime);
+        command.arg("--root").arg(&self.root).args(arguments);
+        command
     }
 }
 
-fn runs_a_container(runtime: &str, terminal: bool) {
-    let Some(runtime) = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"]
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.command(&["delete", "--force", &self.id]).output(); // it may be gone
+    }
+}
+
+/// A container of a real runtime, created by a monitor; `None` and a word about it where that is impossible.
+struct Created<'a> {
+    monitor: Running<'a>,
+    container: Container,
+}
+
+fn create<'a>(stage: &'a Stage, runtime: &str, script: &str, terminal: bool) -> Option<Created<'a>> {
+    let directories = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/usr/local/sbin"];
+    let found = directories
         .into_iter()
         .map(|directory| Path::new(directory).join(runtime))
-        .find(|path| path.exists())
-    else {
+        .find(|path| path.exists());
+    let Some(runtime) = found else {
         eprintln!("SKIPPED: no {runtime} here");
-        return;
+        return None;
     };
-    let stage = Stage::new();
     let root = stage.path("root");
-    fs::write(
-        stage.path("bundle/config.json"),
-        config("echo hello; exit 21", terminal),
-    )
-    .unwrap();
+    fs::write(stage.path("bundle/config.json"), config(script, terminal)).unwrap();
     for name in ["usr", "proc", "dev"] {
         fs::create_dir_all(stage.path("bundle/rootfs").join(name)).unwrap();
     }
@@ -61,34 +66,65 @@ fn runs_a_container(runtime: &str, terminal: bool) {
     let launch = stage.create("").args(["-r".as_ref(), runtime.as_os_str()]);
     let launch = launch.args(["-c", &id, "--runtime-arg", &format!("--root={}", root.display())]);
     let launch = if terminal { launch.args(["-t"]) } else { launch };
-    let container = Container {
-        runtime: &runtime,
-        root: root.clone(),
-        id,
-    };
-    let mut monitor = launch.start();
+    let container = Container { runtime, root, id };
+    let monitor = launch.start();
     let message = monitor.sync_message().unwrap();
     if message.contains("hybrid mode not supported") {
-        eprintln!("SKIPPED: {} does not know this host's cgroups", runtime.display());
-        return;
+        eprintln!(
+            "SKIPPED: {} does not know this host's cgroups",
+            container.runtime.display()
+        );
+        return None;
     }
     assert!(
         message.starts_with("{\"pid\": ") && !message.contains("-1"),
         "{message}"
     );
-    let started = Command::new(&runtime)
-        .arg("--root")
-        .arg(&root)
-        .args(["start", &container.id])
-        .status()
-        .unwrap();
-    assert!(started.success());
-    assert_eq!(monitor.wait(), 21);
+    assert!(container.command(&["start", &container.id]).status().unwrap().success());
+    Some(Created { monitor, container })
+}
+
+fn runs_a_container(runtime: &str, terminal: bool) {
+    let stage = Stage::new();
+    let Some(mut created) = create(&stage, runtime, "echo hello; exit 21", terminal) else {
+        return;
+    };
+    assert_eq!(created.monitor.wait(), 21);
     assert_eq!(
         stage.log(),
         [if terminal { "stdout F hello\r" } else { "stdout F hello" }]
     );
-    assert_eq!(stage.read(&format!("exits/{}", container.id)), "21");
+    assert_eq!(stage.read(&format!("exits/{}", created.container.id)), "21");
+}
+
+#[test]
+fn a_time_out_in_a_container_of_runc_leaves_nothing_of_the_exec_and_all_of_the_container() {
+    let stage = Stage::new();
+    let Some(created) = create(&stage, "runc", "sleep 1000", false) else {
+        return;
+    };
+    let container = &created.container;
+    let exec = Stage::new();
+    let command = "sleep 999 & setsid sleep 998 & (setsid sh -c 'sleep 997 >/dev/null 2>&1 &' &); sleep 996";
+    let process = format!(
+        r#"{{"user":{{"uid":0,"gid":0}},"args":["sh","-c","{command}"],"env":["PATH=/usr/bin","{}"],"cwd":"/"}}"#,
+        exec.marker()
+    );
+    let root = format!("--root={}", container.root.display());
+    let launch = exec
+        .exec("")
+        .args(["-T", "1", "-c", &container.id, "--runtime-arg", &root]);
+    fs::write(exec.path("process.json"), process).unwrap();
+    let mut monitor = launch.args(["-r".as_ref(), container.runtime.as_os_str()]).start();
+    let message = monitor.sync_message();
+    assert_eq!(
+        message.as_deref(),
+        Some("{\"exit_code\": -1, \"message\": \"command timed out\"}")
+    );
+    assert_eq!(monitor.wait(), 255);
+    assert_eq!(exec.processes(), [0; 0]);
+    let state = container.command(&["state", &container.id]).output().unwrap();
+    assert!(String::from_utf8_lossy(&state.stdout).contains("\"running\""));
 }
 
 #[test]

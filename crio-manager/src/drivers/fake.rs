@@ -437,6 +437,10 @@ impl Images for FakeNode {
         Ok(image.to_owned())
     }
 
+    async fn load(&self, _: &Path) -> DriverResult<Vec<(String, Vec<String>)>> {
+        Ok(Vec::new())
+    }
+
     fn find(&self, _: &str) -> DriverResult<Option<ImageSummary>> {
         Ok(None)
     }
@@ -510,6 +514,14 @@ impl Bundles for FakeNode {
 impl HostFiles for FakeNode {
     async fn ensure_dir(&self, path: &Path) -> DriverResult<PathBuf> {
         Ok(path.to_owned())
+    }
+
+    async fn exists(&self, _: &Path) -> bool {
+        false
+    }
+
+    async fn remove_file(&self, _: &Path) -> DriverResult<()> {
+        Ok(())
     }
 
     async fn devices(&self, _: &Path) -> DriverResult<Vec<HostDevice>> {

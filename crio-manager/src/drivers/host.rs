@@ -39,6 +39,18 @@ impl HostFiles for Host {
         .await
     }
 
+    async fn exists(&self, path: &Path) -> bool {
+        tokio::fs::symlink_metadata(path).await.is_ok()
+    }
+
+    async fn remove_file(&self, path: &Path) -> DriverResult<()> {
+        blocking(path, |path| match std::fs::remove_file(path) {
+            Err(error) if error.kind() == IoErrorKind::NotFound => Ok(()),
+            done => done,
+        })
+        .await
+    }
+
     async fn devices(&self, path: &Path) -> DriverResult<Vec<HostDevice>> {
         blocking(path, |path| {
             let found = std::fs::canonicalize(path)?;

@@ -159,8 +159,10 @@ impl ConmonRs {
         let pid = starting.child.id().and_then(process::identify);
         let original = pid.ok_or_else(|| DriverError::new(ErrorKind::Failed, "the monitor ended at once"))?;
         place(original).await?;
-        open_gate(&starting.start)?;
+        // A monitor that does not like its arguments is gone by now, and says why as it goes.
+        let opened = open_gate(&starting.start);
         foreground_end(&mut starting.child).await?;
+        opened?;
         let pid = match read_sync(&mut starting.sync).await? {
             SyncMessage::Pid(pid) => pid.get(),
             SyncMessage::Failed { message } => return Err(refused(bundle, message.as_bytes()).await),

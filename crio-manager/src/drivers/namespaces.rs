@@ -264,6 +264,15 @@ impl Namespaces {
         Namespaces { dir: dir.into() }
     }
 
+    /// As [`Self::new`], and makes the directories of the pins.
+    pub fn open(dir: impl Into<PathBuf>) -> io::Result<Namespaces> {
+        let this = Self::new(dir);
+        for kind in Kind::ALL {
+            fs::create_dir_all(this.dir.join(format!("{kind}ns")))?;
+        }
+        Ok(this)
+    }
+
     /// Makes the namespaces of a pod and pins them, or leaves nothing of them behind.
     ///
     /// Errors: the plan asks for a sysctl or host name outside the new namespaces; a pin of that id exists already.

@@ -332,6 +332,9 @@ pub trait Images: Send + Sync {
     /// Pulls an image; its id. Pulls of the same image share a transfer, which goes on when a caller leaves.
     async fn pull(&self, image: &str, credentials: Option<Credentials>) -> DriverResult<String>;
 
+    /// Brings in the images of an archive or layout: id and names of each.
+    async fn load(&self, path: &Path) -> DriverResult<Vec<(String, Vec<String>)>>;
+
     /// The image that a name, a digest or the beginning of an id means; from memory.
     fn find(&self, image: &str) -> DriverResult<Option<ImageSummary>>;
 
@@ -426,6 +429,12 @@ pub trait Bundles: Send + Sync {
 pub trait HostFiles: Send + Sync {
     /// Makes a directory where nothing is, and resolves symlinks: a log directory, or the source of a bind mount.
     async fn ensure_dir(&self, path: &Path) -> DriverResult<PathBuf>;
+
+    /// Whether something is there.
+    async fn exists(&self, path: &Path) -> bool;
+
+    /// Removes a file; `Ok` when there is none.
+    async fn remove_file(&self, path: &Path) -> DriverResult<()>;
 
     /// The device at this path, or those directly in this directory.
     async fn devices(&self, path: &Path) -> DriverResult<Vec<HostDevice>>;

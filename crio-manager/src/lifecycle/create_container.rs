@@ -9,6 +9,7 @@ use crate::drivers::seams::{DriverResult, Launched, MonitorLaunch, ResolvedImage
 use crate::model::name::UniqueName;
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
 use crate::model::{ContainerId, ContainerPlan, ContainerState, SandboxState};
+use std::path::Path;
 use std::sync::Arc;
 use tracing::info;
 
@@ -109,6 +110,15 @@ impl Lifecycle {
             .write(&plan.id, "config.json", &built.json)
             .await
             .in_step("write bundle")?;
+
+        if let Some(log) = &plan.log_path {
+            let directory = log.parent().unwrap_or(Path::new("/"));
+            d.host.ensure_dir(directory).await.in_step("make log directory")?;
+            if !d.host.exists(log).await {
+                let (host, log) = (d.host.clone(), log.clone());
+                undo.push("remove log", async move { host.remove_file(&log).await });
+            }
+        }
 
         release::push_process(undo, d, handler, parent, &plan.id);
         let launch = MonitorLaunch {

@@ -4,10 +4,16 @@ use super::Lifecycle;
 use super::error::{Error, InStep};
 use super::specify::specify_exec;
 use crate::drivers::seams::{ExecLaunch, ExecOutcome};
-use crate::model::ContainerState;
+use crate::model::{ContainerId, ContainerState};
 use std::time::Duration;
 
 impl Lifecycle {
+    /// The OCI spec that a container was made from; null once its bundle is gone.
+    pub async fn spec_json(&self, id: &ContainerId) -> serde_json::Value {
+        let config = self.drivers().bundle.read_spec(id).await.unwrap_or_default();
+        serde_json::from_slice(&config).unwrap_or_default()
+    }
+
     /// Runs a command in a running container, to its end or until `timeout`.
     ///
     /// Errors: `NoSuchContainer`; `NotRunning`; `Step` with the runtime's words when the command cannot be run.

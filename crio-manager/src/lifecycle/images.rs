@@ -3,11 +3,17 @@
 use super::Lifecycle;
 use super::error::{Error, InStep};
 use crate::drivers::image::Credentials;
+use std::path::Path;
 
 impl Lifecycle {
     /// Pulls an image; its id.
     pub async fn pull_image(&self, image: String, credentials: Option<Credentials>) -> Result<String, Error> {
         Ok(self.drivers().image.pull(&image, credentials).await.in_step("pull")?)
+    }
+
+    /// Brings in the images of an archive or layout on this node: id and names of each.
+    pub async fn load_images(&self, path: &Path) -> Result<Vec<(String, Vec<String>)>, Error> {
+        Ok(self.drivers().image.load(path).await.in_step("load")?)
     }
 
     /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it.

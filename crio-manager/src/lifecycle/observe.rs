@@ -57,9 +57,8 @@ impl Lifecycle {
         monitor: Option<&dyn ProcessHandle>,
     ) -> Exit {
         let ended = async {
-            match process {
-                Some(process) => process.ended().await,
-                None => {}
+            if let Some(process) = process {
+                process.ended().await;
             }
         };
         // A monitor's last act before it ends is the record of the exit.

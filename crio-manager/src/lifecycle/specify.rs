@@ -142,15 +142,18 @@ impl Lifecycle {
         }
 
         let bundle = d.bundle.path(&plan.id);
+        let pid = self.pid_namespace(sandbox, plan).in_step("choose PID namespace")?;
         let outside = Outside {
             rootfs,
             bundle: &bundle,
             mounts,
             devices,
             seccomp,
+            pid,
+            passwd,
+            group,
         };
-        let pid = self.pid_namespace(sandbox, plan).in_step("choose PID namespace")?;
-        let built = self.build(sandbox, plan, image, outside, pid, passwd.as_deref(), group.as_deref());
+        let built = self.build(sandbox, plan, image, outside);
         built.map_err(|refused| StepFailed {
             step: "build spec",
             cause: refused.into(),
@@ -163,12 +166,10 @@ impl Lifecycle {
         plan: &ContainerPlan,
         image: &ResolvedImage,
         outside: Outside<'_>,
-        pid: Namespace,
-        passwd: Option<&[u8]>,
-        group: Option<&[u8]>,
     ) -> Result<Specified, SpecError> {
         let defaults = self.defaults();
         let asked = &plan.security;
+        let (passwd, group) = (outside.passwd.as_deref(), outside.group.as_deref());
         let accounts = Accounts::new(passwd, group)?;
         let user = user::resolve(&user_request(asked), &image.config.user, &accounts)?;
         let process = ProcessRequest {
@@ -250,7 +251,7 @@ impl Lifecycle {
             process,
             user: user.clone(),
             security: security_request(asked, defaults, outside.seccomp)?,
-            namespaces: self.namespaces(&pod.namespaces, pid, asked.privileged),
+            namespaces: self.namespaces(&pod.namespaces, outside.pid, asked.privileged),
             hostname: if host_uts {
                 defaults.node_name.clone()
             } else {
@@ -374,10 +375,12 @@ impl Lifecycle {
             hostname: plan.hostname.clone(),
             sysctls: Default::default(),
             mounts: MountRequest {
-                own_files: vec![OwnFile {
+                mounts: vec![Mount {
                     container_path: pause,
                     host_path: defaults.pause_path.clone(),
-                    access: Access::ReadOnly,
+                    access: MountAccess::ReadOnly,
+                    propagation: spec::mounts::Propagation::Private,
+                    id_mappings: None,
                 }],
                 ..MountRequest::default()
             },
@@ -405,6 +408,9 @@ struct Outside<'a> {
     mounts: Vec<Mount>,
     devices: Vec<Device>,
     seccomp: SeccompRequest,
+    pid: Namespace,
+    passwd: Option<Vec<u8>>,
+    group: Option<Vec<u8>>,
 }
 
 /// The OCI JSON of an exec: the container's own process with another command.

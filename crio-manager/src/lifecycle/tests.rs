@@ -293,7 +293,9 @@ async fn a_later_stop_brings_the_end_forward_and_never_puts_it_off() {
         lifecycle.stop_container(&cell, Duration::from_secs(5)),
         lifecycle.stop_container(&cell, Duration::from_secs(300)),
     );
-    (first.unwrap(), second.unwrap(), third.unwrap());
+    for stopped in [first, second, third] {
+        stopped.unwrap();
+    }
     assert_eq!(began.elapsed().as_secs(), 5);
 }
 

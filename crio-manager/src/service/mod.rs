@@ -2,6 +2,7 @@
 
 pub mod image;
 pub mod listener;
+pub mod manager;
 pub mod parse;
 pub mod present;
 pub mod runtime;

@@ -18,6 +18,10 @@ pub type Parsed<T> = Result<T, Box<Status>>;
 /// Longest host name, in bytes: what the kernel takes.
 const HOSTNAME_BYTES: usize = 64;
 
+/// Longest file name and path, in bytes, the closing NUL of a path included: what the kernel takes.
+const FILE_NAME_BYTES: usize = 255;
+const PATH_BYTES: usize = 4096;
+
 /// Limits of `oom_score_adj`.
 const OOM_SCORE: std::ops::RangeInclusive<i64> = -1000..=1000;
 
@@ -66,7 +70,8 @@ fn no_nul(field: &str, value: String) -> Parsed<String> {
     }
 }
 
-fn absolute(field: &str, value: String) -> Parsed<PathBuf> {
+/// An absolute path of the host without `..`.
+pub fn absolute(field: &str, value: String) -> Parsed<PathBuf> {
     let path = PathBuf::from(no_nul(field, value)?);
     if !path.is_absolute() {
         return Err(wrong(field, format!("{} is not an absolute path", path.display())));
@@ -373,9 +378,12 @@ fn log_path(directory: Option<&Path>, asked: &str) -> Parsed<Option<PathBuf>> {
         return Ok(None);
     };
     let relative = Path::new(asked);
-    let plain = relative
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let plain = relative.components().all(|part| match part {
+        Component::Normal(name) => name.len() <= FILE_NAME_BYTES,
+        Component::CurDir => true,
+        Component::Prefix(_) | Component::RootDir | Component::ParentDir => false,
+    });
+    let plain = plain && directory.as_os_str().len() + asked.len() < PATH_BYTES;
     if !plain || asked.contains(|c: char| c.is_control()) || asked.ends_with('/') {
         return Err(wrong(
             "config.log_path",
@@ -400,16 +408,14 @@ fn mount(mount: v1::Mount) -> Parsed<MountPlan> {
         return Err(wrong(field, "id-mapped mounts are not supported by this version"));
     }
     let container_path = no_nul("config.mounts.container_path", mount.container_path)?;
-    if container_path.is_empty() {
-        return Err(wrong("config.mounts.container_path", "empty"));
+    if !container_path.starts_with('/') {
+        return Err(wrong(
+            "config.mounts.container_path",
+            format!("{container_path:?} is not an absolute path"),
+        ));
     }
     Ok(MountPlan {
-        // Relative ones are taken from the root, as the field does.
-        container_path: if container_path.starts_with('/') {
-            container_path
-        } else {
-            format!("/{container_path}")
-        },
+        container_path,
         host_path: absolute("config.mounts.host_path", mount.host_path)?,
         readonly: mount.readonly,
         propagation: match enum_value::<v1::MountPropagation>("config.mounts.propagation", mount.propagation)? {
@@ -659,5 +665,249 @@ pub fn image(spec: Option<v1::ImageSpec>) -> Parsed<String> {
         Err(wrong("image.image", "empty"))
     } else {
         Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_nanos(1)
+    }
+
+    fn pod() -> v1::RunPodSandboxRequest {
+        v1::RunPodSandboxRequest {
+            config: Some(v1::PodSandboxConfig {
+                metadata: Some(v1::PodSandboxMetadata {
+                    name: "pod".into(),
+                    uid: "uid".into(),
+                    namespace: "default".into(),
+                    attempt: 2,
+                }),
+                log_directory: "/var/log/pods/x".into(),
+                ..Default::default()
+            }),
+            runtime_handler: String::new(),
+        }
+    }
+
+    fn container() -> v1::CreateContainerRequest {
+        v1::CreateContainerRequest {
+            pod_sandbox_id: "x".into(),
+            config: Some(v1::ContainerConfig {
+                metadata: Some(v1::ContainerMetadata {
+                    name: "main".into(),
+                    attempt: 0,
+                }),
+                image: Some(v1::ImageSpec {
+                    image: "image".into(),
+                    ..Default::default()
+                }),
+                log_path: "main/0.log".into(),
+                ..Default::default()
+            }),
+            sandbox_config: None,
+        }
+    }
+
+    fn parsed_pod(change: impl FnOnce(&mut v1::PodSandboxConfig)) -> Parsed<SandboxPlan> {
+        let mut request = pod();
+        change(request.config.as_mut().unwrap());
+        run_pod_sandbox(request, [1; 32], now())
+    }
+
+    fn parsed_container(change: impl FnOnce(&mut v1::ContainerConfig)) -> Parsed<ContainerPlan> {
+        let mut request = container();
+        change(request.config.as_mut().unwrap());
+        create_container(request, &parsed_pod(|_| ()).unwrap(), [2; 32], now())
+    }
+
+    fn refused<T: std::fmt::Debug>(outcome: Parsed<T>, word: &str) {
+        let status = outcome.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains(word), "{:?} says {word:?}", status.message());
+    }
+
+    #[test]
+    fn a_plain_pod_and_container_pass() {
+        let pod = parsed_pod(|_| ()).unwrap();
+        assert_eq!((pod.hostname.as_str(), pod.metadata.attempt), ("pod", 2));
+        let container = parsed_container(|_| ()).unwrap();
+        assert_eq!(container.log_path.unwrap(), Path::new("/var/log/pods/x/main/0.log"));
+        assert!(
+            !container.security.masked_paths.is_empty(),
+            "without a security context nothing of the node is shown"
+        );
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        for bad in ["", ".", "..", "a/b", "a\0b", "a\nb", &"a".repeat(10_000)] {
+            refused(
+                parsed_pod(|pod| pod.metadata.as_mut().unwrap().name = bad.into()),
+                "metadata.name",
+            );
+            refused(
+                parsed_pod(|pod| pod.metadata.as_mut().unwrap().uid = bad.into()),
+                "metadata.uid",
+            );
+            refused(
+                parsed_pod(|pod| pod.metadata.as_mut().unwrap().namespace = bad.into()),
+                "metadata.namespace",
+            );
+            refused(
+                parsed_container(|c| c.metadata.as_mut().unwrap().name = bad.into()),
+                "metadata.name",
+            );
+        }
+        refused(parsed_pod(|pod| pod.metadata = None), "missing");
+        refused(parsed_container(|c| c.metadata = None), "missing");
+        refused(parsed_container(|c| c.image = None), "missing");
+    }
+
+    #[test]
+    fn logs_stay_below_the_directory_of_the_pod() {
+        for bad in ["../x", "a/../../x", "/etc/passwd", "a\0b", "a\nb", "dir/"] {
+            refused(parsed_container(|c| c.log_path = bad.into()), "log_path");
+        }
+        refused(parsed_pod(|pod| pod.log_directory = "relative".into()), "log_directory");
+        refused(
+            parsed_pod(|pod| pod.log_directory = "/var/../etc".into()),
+            "log_directory",
+        );
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        let security = |change: fn(&mut v1::LinuxContainerSecurityContext)| {
+            parsed_container(|c| {
+                let linux = c.linux.get_or_insert_default();
+                change(linux.security_context.get_or_insert_default());
+            })
+        };
+        refused(
+            security(|s| s.run_as_user = Some(v1::Int64Value { value: -1 })),
+            "run_as_user",
+        );
+        refused(
+            security(|s| s.run_as_user = Some(v1::Int64Value { value: 4_294_967_296 })),
+            "run_as_user",
+        );
+        refused(
+            security(|s| s.run_as_user = Some(v1::Int64Value { value: i64::MAX })),
+            "run_as_user",
+        );
+        refused(
+            security(|s| s.run_as_group = Some(v1::Int64Value { value: 5 })),
+            "without run_as_user",
+        );
+        refused(security(|s| s.supplemental_groups = vec![-5]), "supplemental_groups");
+        let resources = |change: fn(&mut v1::LinuxContainerResources)| {
+            parsed_container(|c| change(c.linux.get_or_insert_default().resources.get_or_insert_default()))
+        };
+        refused(resources(|r| r.oom_score_adj = 1001), "oom_score_adj");
+        refused(resources(|r| r.cpu_shares = -1), "cpu_shares");
+        refused(resources(|r| r.memory_limit_in_bytes = -2), "memory_limit");
+        refused(resources(|r| r.cpuset_cpus = "0-1;x".into()), "cpuset_cpus");
+        let port = |host_port, container_port| {
+            parsed_pod(|pod| {
+                pod.port_mappings = vec![v1::PortMapping {
+                    host_port,
+                    container_port,
+                    ..Default::default()
+                }];
+            })
+        };
+        refused(port(70_000, 80), "host_port");
+        refused(port(-1, 80), "host_port");
+        refused(port(80, 0), "container_port");
+        assert!(port(0, 80).unwrap().port_mappings.is_empty(), "not mapped");
+        refused(
+            stop_container(v1::StopContainerRequest {
+                container_id: "x".into(),
+                timeout: -1,
+            }),
+            "timeout",
+        );
+        refused(
+            stop_container(v1::StopContainerRequest {
+                container_id: String::new(),
+                timeout: 1,
+            }),
+            "empty",
+        );
+    }
+
+    #[test]
+    fn unknown_enum_values_are_refused() {
+        refused(parsed_container(|c| c.stop_signal = 4711), "stop_signal");
+        refused(
+            parsed_pod(|pod| {
+                let security = pod
+                    .linux
+                    .get_or_insert_default()
+                    .security_context
+                    .get_or_insert_default();
+                security.namespace_options = Some(v1::NamespaceOption {
+                    network: 17,
+                    ..Default::default()
+                });
+            }),
+            "network",
+        );
+        refused(
+            sandbox_filter(Some(v1::PodSandboxFilter {
+                state: Some(v1::PodSandboxStateValue { state: 9 }),
+                ..Default::default()
+            })),
+            "state",
+        );
+    }
+
+    #[test]
+    fn settings_of_the_host_are_out_of_reach() {
+        let on_the_host = |key: &str| {
+            let key = key.to_owned();
+            parsed_pod(move |pod| {
+                let linux = pod.linux.get_or_insert_default();
+                linux.sysctls.insert(key, "1".into());
+                let node = v1::NamespaceMode::Node.into();
+                linux.security_context.get_or_insert_default().namespace_options = Some(v1::NamespaceOption {
+                    network: node,
+                    ipc: node,
+                    ..Default::default()
+                });
+            })
+        };
+        refused(on_the_host("net.ipv4.ip_forward"), "change the host");
+        refused(on_the_host("kernel.shmmax"), "change the host");
+        refused(
+            parsed_pod(|pod| {
+                pod.linux
+                    .get_or_insert_default()
+                    .sysctls
+                    .insert("net.core.somaxconn".into(), "1\n2".into());
+            }),
+            "control character",
+        );
+        refused(
+            parsed_container(|c| {
+                let linux = c.linux.get_or_insert_default();
+                linux.security_context.get_or_insert_default().privileged = true;
+            }),
+            "not privileged",
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_log_never_leaves_its_directory(path in "[a./\\\\]{0,12}|.{0,40}") {
+            if let Ok(Some(parsed)) = log_path(Some(Path::new("/logs")), &path) {
+                prop_assert!(parsed.starts_with("/logs"));
+                prop_assert!(!parsed.components().any(|part| part == Component::ParentDir));
+            }
+        }
     }
 }

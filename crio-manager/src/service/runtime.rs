@@ -6,6 +6,7 @@ use crate::drivers::seams::ExecOutcome;
 use crate::lifecycle::{Error, Lifecycle};
 use cri::v1;
 use cri::v1::runtime_service_server::RuntimeService;
+use serde_json::json;
 use std::collections::HashMap;
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
@@ -158,7 +159,8 @@ impl RuntimeService for Runtime {
         note("sandbox_id", &id);
         let cell = self.lifecycle.registry().sandbox(&id).map_err(status)?;
         let info = if request.verbose {
-            info_of(&cell.record())
+            let pid = cell.infra().map(|infra| infra.process.pid.get());
+            info_of(json!({ "pid": pid.unwrap_or_default(), "record": cell.record() }))
         } else {
             HashMap::new()
         };
@@ -259,7 +261,15 @@ impl RuntimeService for Runtime {
         note("container_id", &id);
         let cell = self.lifecycle.registry().container(&id).map_err(status)?;
         let info = if request.verbose {
-            info_of(&cell.record())
+            let pid = cell.state().process().map(|process| process.pid.get());
+            let spec = self.lifecycle.spec_json(&cell.plan.id).await;
+            info_of(json!({
+                "sandboxID": cell.plan.sandbox_id,
+                "pid": pid.unwrap_or_default(),
+                "runtimeSpec": spec,
+                "privileged": cell.plan.security.privileged,
+                "record": cell.record(),
+            }))
         } else {
             HashMap::new()
         };
@@ -413,9 +423,7 @@ impl RuntimeService for Runtime {
     }
 }
 
-/// What `verbose` adds: the record as JSON.
-fn info_of<R: serde::Serialize>(record: &R) -> HashMap<String, String> {
-    // A record is written to disk by the same call.
-    let json = serde_json::to_string(record).unwrap_or_default();
-    HashMap::from([("info".to_owned(), json)])
+/// What `verbose` adds: for people and tools, as JSON.
+fn info_of(info: serde_json::Value) -> HashMap<String, String> {
+    HashMap::from([("info".to_owned(), info.to_string())])
 }

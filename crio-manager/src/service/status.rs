@@ -30,8 +30,9 @@ fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::Invalid => Code::InvalidArgument,
         ErrorKind::NotFound => Code::NotFound,
-        // Not DeadlineExceeded: that would say that the caller's own time is up, and clients drop the message.
-        ErrorKind::TimedOut | ErrorKind::Failed => Code::Internal,
+        // The kubelet tries the same attempt again.
+        ErrorKind::TimedOut => Code::DeadlineExceeded,
+        ErrorKind::Failed => Code::Internal,
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Denied => Code::PermissionDenied,
         ErrorKind::Exhausted => Code::ResourceExhausted,

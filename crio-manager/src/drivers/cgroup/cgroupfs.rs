@@ -86,7 +86,10 @@ impl Cgroupfs {
             .flat_map(|hierarchy| hierarchy.controllers.iter().cloned())
             .filter(|name| !name.starts_with("name="))
             .collect();
-        let hugetlb = controllers.contains("hugetlb");
+        // OCI runtimes look on one side only: beside version 1 they leave the unified mount alone.
+        let hugetlb = hierarchies
+            .iter()
+            .any(|h| h.v2 != v1 && h.controllers.contains("hugetlb"));
         Ok(Cgroupfs {
             tree: Arc::new(Tree {
                 hierarchies,

@@ -109,6 +109,14 @@ impl Images for ImageStore {
         Ok(ImageStore::pull(self, image, credentials).await?.to_string())
     }
 
+    async fn load(&self, path: &Path) -> DriverResult<Vec<(String, Vec<String>)>> {
+        let loaded = ImageStore::load(self, path).await?;
+        Ok(loaded
+            .into_iter()
+            .map(|image| (image.id.to_string(), image.tags))
+            .collect())
+    }
+
     fn find(&self, image: &str) -> DriverResult<Option<ImageSummary>> {
         Ok(self.status(image)?.map(|image| summary(&image)))
     }
