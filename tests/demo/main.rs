@@ -91,7 +91,7 @@ async fn show(runtime: Runtime, root: &Path, timeline: &mut Timeline) -> anyhow:
             &sh(
                 "web",
                 &reference,
-                "echo serving; while :; do echo hello from the pod | nc -l -p 8080; done",
+                "trap exit TERM; echo serving; while :; do echo hello from the pod | nc -l -p 8080 & wait $!; done",
             ),
             &config,
         )

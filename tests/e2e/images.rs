@@ -306,7 +306,7 @@ async fn the_store_says_how_full_it_is(node: &mut Node) -> anyhow::Result<()> {
     let usage = &info.image_filesystems[0];
     assert!(Path::new(&usage.fs_id.as_ref().unwrap().mountpoint).is_dir());
     assert!(
-        usage.used_bytes.unwrap().value > 500_000 && usage.inodes_used.unwrap().value > 300,
+        usage.used_bytes.unwrap().value > 500_000 && usage.inodes_used.unwrap().value > 200,
         "{usage:?}"
     );
     assert!(usage.timestamp > 0);
@@ -332,16 +332,20 @@ async fn an_image_is_loaded_from_archives(node: &mut Node) -> anyhow::Result<()>
     tar.append_dir_all(".", &unpacked)?;
     tar.finish()?;
     image("docker")?.write_docker_archive(&docker, "example.test/docker:1")?;
+    // The store belongs to the daemon while it runs.
+    assert!(node.manager(&["image", "load", &layout.display().to_string()]).is_err());
+    node.stop().await?;
     for path in [&layout, &archive, &docker] {
         node.manager(&["image", "load", &path.display().to_string()])?;
     }
+    std::fs::write(&docker, b"this is no archive")?;
+    assert!(node.manager(&["image", "load", &docker.display().to_string()]).is_err());
+    node.restart().await?;
     let pod = node.running_host_pod("p").await?;
     for name in ["layout", "oci", "docker"] {
         pod.ran(&container(name, &format!("example.test/{name}:1"), &["cat", "/name"]))
             .await?;
         assert_eq!(node.said("p", name, "stdout")?, name);
     }
-    std::fs::write(&docker, b"this is no archive")?;
-    assert!(node.manager(&["image", "load", &docker.display().to_string()]).is_err());
     Ok(())
 }

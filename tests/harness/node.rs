@@ -30,6 +30,8 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 const EXIT_LIMIT: Duration = Duration::from_secs(20);
 /// How long the kernel and the monitors may take to be gone after the last removal.
 const SETTLE_LIMIT: Duration = Duration::from_secs(3);
+/// A layer that is left has hundreds of files; the first few tell enough.
+const REPORTED_LEAKS: usize = 20;
 const POLL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -450,7 +452,13 @@ impl Node {
                 return Ok(());
             }
             if started.elapsed() > SETTLE_LIMIT {
-                bail!("left behind:\n  {}", more.join("\n  "));
+                let shown = more
+                    .iter()
+                    .take(REPORTED_LEAKS)
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join("\n  ");
+                bail!("{} things left behind:\n  {shown}", more.len());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -463,6 +471,9 @@ impl Node {
             if process.cgroup.contains(id) || process.command_line.contains(id) {
                 self.namespaces.run("kill", &["-9", &process.pid.to_string()])?;
             }
+        }
+        for mount in self.namespaces.mounts().iter().filter(|mount| mount.contains(id)) {
+            self.namespaces.run("umount", &["-l", mount])?;
         }
         self.given_up.push(id.to_owned());
         Ok(())
@@ -487,11 +498,16 @@ impl Drop for Node {
         }
         self.registry = None;
         for process in self.namespaces.processes() {
-            if process.pid != 1 {
+            // `cat` is the namespaces' own.
+            if process.pid != 1 && process.command_line != "cat" {
                 let _ = self.namespaces.run("kill", &["-9", &process.pid.to_string()]);
             }
         }
-        leaks::remove_cgroups(&self.cgroup_parent);
+        // A killed process is in its cgroup until it has been reaped.
+        let started = Instant::now();
+        while !leaks::cgroup_parents(&self.cgroup_parent).is_empty() && started.elapsed() < SETTLE_LIMIT {
+            leaks::remove_cgroups(&self.cgroup_parent);
+        }
     }
 }
 
