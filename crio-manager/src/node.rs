@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Below the configured roots, which other programs with the same settings share: what is in here is ours alone.
 const OURS: &str = "crio-manager";
@@ -85,19 +85,35 @@ async fn run(config: Config) -> anyhow::Result<()> {
         .max_decoding_message_size(receive)
         .max_encoding_message_size(send);
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
-    tonic::transport::Server::builder()
+    let (stop, mut stopping) = tokio::sync::watch::channel(false);
+    let mut stopped = stopping.clone();
+    let server = tonic::transport::Server::builder()
         .layer(CallSpans)
         .add_service(runtime)
         .add_service(image)
         .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(socket), async {
-            tokio::select! {
-                _ = terminate.recv() => info!("SIGTERM"),
-                _ = interrupt.recv() => info!("SIGINT"),
-            }
-        })
-        .await
-        .context("serve")?;
+        .serve_with_incoming_shutdown(UnixListenerStream::new(socket), async move {
+            // The sender lives until the server has ended.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        });
+    let signals = async {
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM"),
+            _ = interrupt.recv() => info!("SIGINT"),
+        }
+        stop.send_replace(true);
+        std::future::pending::<()>().await;
+    };
+    // Calls under way are waited for, but not one that never ends.
+    let too_long = async {
+        let _ = stopping.wait_for(|stop| *stop).await;
+        tokio::time::sleep(DRAIN_LIMIT).await;
+    };
+    tokio::select! {
+        served = server => served.context("serve")?,
+        () = signals => {}
+        () = too_long => warn!("calls are still under way, leaving; their callers may ask again"),
+    }
     lifecycle.drain(DRAIN_LIMIT).await;
     images.shutdown().await;
     // Already gone if somebody cleaned up.
@@ -201,6 +217,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         socket_dir: config.runtime.container_attach_socket_dir.clone(),
         exec_dir: run.join("exec"),
         log_size_max: limit(config.runtime.log_size_max),
+        exits_seen: tokio::sync::watch::Sender::new(()),
     };
     let images = ImageStore::open(image_store_config(config))
         .await

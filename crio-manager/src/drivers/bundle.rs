@@ -1,6 +1,6 @@
 //! Bundles of containers and the files of pods, below the run directory.
 
-use super::seams::{Bundles, DriverError, DriverResult, ErrorKind};
+use super::seams::{Bundles, DriverError, DriverResult, ErrorKind, Readers};
 use super::store::make_private_dir;
 use crate::model::record::SandboxFiles;
 use crate::model::security::NamespaceMode;
@@ -104,14 +104,18 @@ impl Bundles for BundleDirs {
         self.run.join("containers").join(id.as_str())
     }
 
-    async fn write(&self, id: &ContainerId, name: &str, content: &[u8]) -> DriverResult<PathBuf> {
+    async fn write(&self, id: &ContainerId, name: &str, content: &[u8], readers: Readers) -> DriverResult<PathBuf> {
         let directory = self.path(id);
         let (file, content) = (directory.join(name), content.to_vec());
         let written = file.clone();
         blocking("bundle", move || {
             make_private_dir(&directory)?;
             std::fs::write(&file, content)?;
-            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))
+            let mode = match readers {
+                Readers::Root => 0o600,
+                Readers::Everybody => 0o644,
+            };
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode))
         })
         .await?;
         Ok(written)

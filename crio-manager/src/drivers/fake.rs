@@ -332,6 +332,11 @@ impl Monitor for FakeNode {
         Ok(())
     }
 
+    async fn exit_recorded(&self, _: &ContainerId) {
+        // The fake's monitor ends with its container.
+        std::future::pending().await
+    }
+
     async fn recorded_exit(&self, id: &ContainerId, _: &Path) -> DriverResult<Option<Exit>> {
         Ok(self.state.lock().unwrap().exits.get(id.as_str()).cloned())
     }
@@ -491,7 +496,7 @@ impl Bundles for FakeNode {
         format!("/bundle/{id}").into()
     }
 
-    async fn write(&self, id: &ContainerId, _: &str, _: &[u8]) -> DriverResult<PathBuf> {
+    async fn write(&self, id: &ContainerId, _: &str, _: &[u8], _: Readers) -> DriverResult<PathBuf> {
         self.make(format!("bundle {}", id.short()))?;
         Ok(self.path(id))
     }

@@ -1,6 +1,7 @@
 //! conmon-rs from the manager's side: launches it, reads its sync pipe and its files.
 
 use super::process;
+use super::readiness;
 use super::runtime::{missing, words};
 use super::seams::{
     DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch, Placement,
@@ -22,6 +23,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// Most of an exec's output that is kept, both streams together, in bytes of log.
@@ -59,6 +61,8 @@ pub struct ConmonRs {
     pub exec_dir: PathBuf,
     /// Size at which a log file starts anew, in bytes.
     pub log_size_max: Option<u64>,
+    /// Moves with every change of the exits directory.
+    pub exits_seen: watch::Sender<()>,
 }
 
 /// The manager's ends of a monitor that is starting.
@@ -78,6 +82,18 @@ impl ConmonRs {
         for directory in [&self.exits_dir, &self.socket_dir, &self.exec_dir] {
             super::store::make_private_dir(directory)?;
         }
+        let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&changes, &self.exits_dir, inotify::WatchFlags::MOVED_TO)?;
+        let (changes, seen) = (readiness::watch(changes)?, self.exits_seen.clone());
+        tokio::spawn(async move {
+            // What happened is told by the files themselves: an overflow of the queue is a change like any other.
+            let mut buffer = [0; INOTIFY_BUFFER_BYTES];
+            while let Ok(mut ready) = changes.readable().await {
+                while rustix::io::read(changes.get_ref(), &mut buffer).is_ok() {}
+                ready.clear_ready();
+                seen.send_replace(());
+            }
+        });
         Ok(self)
     }
 
@@ -302,7 +318,7 @@ impl Monitor for ConmonRs {
                 directory,
                 inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO,
             )?;
-            super::readiness::watch(changes)
+            readiness::watch(changes)
         };
         let made = watch().map_err(|error| DriverError::io(what(), &error))?;
         let mut control = tokio::net::unix::pipe::OpenOptions::new()
@@ -332,6 +348,17 @@ impl Monitor for ConmonRs {
             Err(_elapsed) => {
                 let why = format!("{}: the monitor made no new file within {REOPEN_LIMIT:?}", what());
                 Err(DriverError::new(ErrorKind::TimedOut, why))
+            }
+        }
+    }
+
+    async fn exit_recorded(&self, id: &ContainerId) {
+        let path = self.exits_dir.join(id.as_str());
+        let mut seen = self.exits_seen.subscribe();
+        while !tokio::fs::try_exists(&path).await.unwrap_or(false) {
+            if seen.changed().await.is_err() {
+                // Nobody looks any more: the monitor's own end is the other sign.
+                return std::future::pending().await;
             }
         }
     }

@@ -224,6 +224,9 @@ pub trait Monitor: Send + Sync {
     /// Has the log file opened anew; returns once it exists.
     async fn reopen_log(&self, bundle: &Path, log_path: &Path) -> DriverResult<()>;
 
+    /// Waits until the monitor has written about the container's end. A monitor lives on for a while after that.
+    async fn exit_recorded(&self, id: &ContainerId);
+
     /// What the monitor wrote about the container's end; `None` when it wrote nothing.
     async fn recorded_exit(&self, id: &ContainerId, bundle: &Path) -> DriverResult<Option<Exit>>;
 
@@ -396,6 +399,15 @@ pub struct ResolvedImage {
     pub stop_signal: String,
 }
 
+/// Who may read a file of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readers {
+    /// Only root: it holds the environment.
+    Root,
+    /// Every user of the container it is mounted into.
+    Everybody,
+}
+
 /// Bundles of containers and the files of pods.
 #[async_trait]
 pub trait Bundles: Send + Sync {
@@ -412,7 +424,7 @@ pub trait Bundles: Send + Sync {
     fn path(&self, id: &ContainerId) -> PathBuf;
 
     /// Writes a file of the bundle; makes the bundle.
-    async fn write(&self, id: &ContainerId, name: &str, content: &[u8]) -> DriverResult<PathBuf>;
+    async fn write(&self, id: &ContainerId, name: &str, content: &[u8], readers: Readers) -> DriverResult<PathBuf>;
 
     /// Reads config.json back.
     async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>>;

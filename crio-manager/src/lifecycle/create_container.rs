@@ -5,7 +5,7 @@ use super::cell::{ContainerCell, Held, SandboxCell};
 use super::error::{CreateFailed, Error, InStep, StepFailed};
 use super::release;
 use super::undo::Undo;
-use crate::drivers::seams::{DriverResult, Launched, MonitorLaunch, ResolvedImage};
+use crate::drivers::seams::{DriverResult, Launched, MonitorLaunch, Readers, ResolvedImage};
 use crate::model::name::UniqueName;
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
 use crate::model::{ContainerId, ContainerPlan, ContainerState, SandboxState};
@@ -102,12 +102,12 @@ impl Lifecycle {
         }
         for (name, content) in &built.files {
             d.bundle
-                .write(&plan.id, name, content)
+                .write(&plan.id, name, content, Readers::Everybody)
                 .await
                 .in_step("write account files")?;
         }
         d.bundle
-            .write(&plan.id, "config.json", &built.json)
+            .write(&plan.id, "config.json", &built.json, Readers::Root)
             .await
             .in_step("write bundle")?;
 

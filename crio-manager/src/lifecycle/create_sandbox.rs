@@ -5,7 +5,7 @@ use super::cell::SandboxCell;
 use super::error::{CreateFailed, Error, InStep, StepFailed};
 use super::release;
 use super::undo::Undo;
-use crate::drivers::seams::{Launched, MonitorLaunch};
+use crate::drivers::seams::{Launched, MonitorLaunch, Readers};
 use crate::model::name::UniqueName;
 use crate::model::record::{Handler, MonitoredProcess, PinnedNamespaces, Progress, SandboxFacts, SandboxRecord};
 use crate::model::security::NamespaceMode;
@@ -140,7 +140,7 @@ impl Lifecycle {
             .specify_infra(plan, pins, &rootfs, &parent.container(&id))
             .in_step("build pause spec")?;
         d.bundle
-            .write(&id, "config.json", &config)
+            .write(&id, "config.json", &config, Readers::Root)
             .await
             .in_step("write pause bundle")?;
 

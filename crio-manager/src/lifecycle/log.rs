@@ -17,13 +17,15 @@ impl Lifecycle {
                 state: state.word(),
             });
         }
-        let Some(log_path) = &cell.plan.log_path else {
-            return Ok(());
-        };
-        let d = self.drivers();
-        Ok(d.monitor
-            .reopen_log(&d.bundle.path(&cell.plan.id), log_path)
-            .await
-            .in_step("reopen log")?)
+        let this = self.clone();
+        self.run_to_end("reopen log", async move {
+            let Some(log_path) = &cell.plan.log_path else {
+                return Ok(());
+            };
+            let d = this.drivers();
+            let bundle = d.bundle.path(&cell.plan.id);
+            Ok(d.monitor.reopen_log(&bundle, log_path).await.in_step("reopen log")?)
+        })
+        .await
     }
 }

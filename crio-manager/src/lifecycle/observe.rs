@@ -56,28 +56,25 @@ impl Lifecycle {
         process: Option<&dyn ProcessHandle>,
         monitor: Option<&dyn ProcessHandle>,
     ) -> Exit {
-        let ended = async {
-            if let Some(process) = process {
-                process.ended().await;
+        let monitor_ended = async {
+            match monitor {
+                Some(monitor) => monitor.ended().await,
+                // Gone before it could be held: what it wrote is there, or never comes.
+                None => process_ended(process).await,
             }
         };
-        // A monitor's last act before it ends is the record of the exit.
-        match monitor {
-            Some(monitor) => tokio::select! {
-                () = monitor.ended() => {}
-                () = async { ended.await; tokio::time::sleep(LAST_WORD_WAIT).await } => {
-                    warn!(container_id = %id, "the container has ended, its monitor says nothing");
-                }
-            },
-            None => ended.await,
+        tokio::select! {
+            () = self.drivers().monitor.exit_recorded(id) => {}
+            () = monitor_ended => {}
+            () = async { process_ended(process).await; tokio::time::sleep(LAST_WORD_WAIT).await } => {
+                warn!(container_id = %id, "the container has ended, its monitor says nothing");
+            }
         }
         if let Some(exit) = self.recorded_exit(id, bundle).await {
             return exit;
         }
         // No word from the monitor. If it was killed, the container goes on without it.
-        if let Some(process) = process {
-            process.ended().await;
-        }
+        process_ended(process).await;
         if let Some(exit) = self.recorded_exit(id, bundle).await {
             return exit;
         }
@@ -113,5 +110,11 @@ impl Lifecycle {
         // An exit is possible in every state.
         let _ = cell.apply(ContainerEvent::Exited(exit));
         self.save(cell).await;
+    }
+}
+
+async fn process_ended(process: Option<&dyn ProcessHandle>) {
+    if let Some(process) = process {
+        process.ended().await;
     }
 }

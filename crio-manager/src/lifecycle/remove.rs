@@ -49,7 +49,7 @@ impl Lifecycle {
     }
 
     async fn remove_pod(&self, cell: &SandboxCell) -> Result<(), Error> {
-        self.stop_pod(cell, Duration::ZERO).await?;
+        self.stop_pod(cell).await?;
         let containers = self.registry().containers_of(&cell.plan.id);
         for removed in futures::future::join_all(containers.iter().map(|container| self.remove_cell(container))).await {
             removed?;

@@ -11,9 +11,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-/// Grace of containers that are stopped with their pod.
-const POD_STOP_GRACE: Duration = Duration::from_secs(10);
-
 /// The longest grace that is kept to; longer ones are this long.
 const LONGEST_GRACE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -79,17 +76,14 @@ impl Lifecycle {
         cell.stopping.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Stops a pod: its containers are ended, its network and namespaces given back. Again and again: `Ok`.
+    /// Stops a pod: its containers are killed, as CRI has it, its network and namespaces given back. Again and again: `Ok`.
     pub async fn stop_sandbox(&self, cell: Arc<SandboxCell>) -> Result<(), Error> {
         let this = self.clone();
-        self.run_to_end(
-            "stop pod sandbox",
-            async move { this.stop_pod(&cell, POD_STOP_GRACE).await },
-        )
-        .await
+        self.run_to_end("stop pod sandbox", async move { this.stop_pod(&cell).await })
+            .await
     }
 
-    pub(super) async fn stop_pod(&self, cell: &SandboxCell, grace: Duration) -> Result<(), Error> {
+    pub(super) async fn stop_pod(&self, cell: &SandboxCell) -> Result<(), Error> {
         let d = self.drivers();
         let plan = &cell.plan;
         cell.apply(SandboxEvent::Stopped)?;
@@ -97,7 +91,9 @@ impl Lifecycle {
         self.save_sandbox(cell).await;
 
         let containers = self.registry().containers_of(&plan.id);
-        let stops = containers.iter().map(|container| self.stop_container(container, grace));
+        let stops = containers
+            .iter()
+            .map(|container| self.stop_container(container, Duration::ZERO));
         for stopped in futures::future::join_all(stops).await {
             stopped?;
         }
