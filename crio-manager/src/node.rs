@@ -4,6 +4,7 @@ use crate::config::{Config, EnvVariable, Limit, RuntimeHandler, Ulimit};
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
+use crate::drivers::child;
 use crate::drivers::clock::HostClock;
 use crate::drivers::host::Host;
 use crate::drivers::image::{ImageStore, ImageStoreConfig};
@@ -50,6 +51,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long verbs under way may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long work that blocks may take to end after that.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
 /// Worker threads: what blocks is on threads of its own, and what is left is little.
 const WORKER_THREADS: usize = 2;
 
@@ -58,12 +62,18 @@ const WORKER_THREADS: usize = 2;
 /// Errors: another daemon has the same root or socket; a directory cannot be made; the records cannot be listed.
 pub fn serve(config: Config) -> anyhow::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    tokio::runtime::Builder::new_multi_thread()
+    if let Err(error) = child::raise_open_files() {
+        warn!(%error, "raise the limit of open files, ignoring");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
-        .context("start the async runtime")?
-        .block_on(run(config))
+        .context("start the async runtime")?;
+    let served = runtime.block_on(run(config));
+    // What blocks in the kernel cannot be broken off, and must not keep the daemon from leaving.
+    runtime.shutdown_timeout(LEAVE_LIMIT);
+    served
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -115,7 +125,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         () = too_long => warn!("calls are still under way, leaving; their callers may ask again"),
     }
     lifecycle.drain(DRAIN_LIMIT).await;
-    images.shutdown().await;
+    if tokio::time::timeout(DRAIN_LIMIT, images.shutdown()).await.is_err() {
+        warn!("the image store is still busy, leaving; the next start removes what is half-made");
+    }
     // Already gone if somebody cleaned up.
     let _ = std::fs::remove_file(&config.api.listen);
     info!("stopped; containers go on");
@@ -217,7 +229,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         socket_dir: config.runtime.container_attach_socket_dir.clone(),
         exec_dir: run.join("exec"),
         log_size_max: limit(config.runtime.log_size_max),
-        exits_seen: tokio::sync::watch::Sender::new(()),
+        exits: Default::default(),
     };
     let images = ImageStore::open(image_store_config(config))
         .await

@@ -38,6 +38,9 @@ pub struct FakeNode {
     pub go_on: Notify,
     /// What a process does with its stop signal.
     pub on_stop: Mutex<OnStop>,
+    /// Looks at processes fail, when set.
+    pub blind: AtomicBool,
+    boots: AtomicU32,
     /// Signals that were sent: process and number.
     pub signals: Mutex<Vec<(u32, i32)>>,
 }
@@ -91,6 +94,8 @@ impl FakeNode {
             hang_creates: AtomicBool::new(false),
             go_on: Notify::new(),
             on_stop: Mutex::new(OnStop::Ends),
+            blind: AtomicBool::new(false),
+            boots: AtomicU32::new(1),
             signals: Mutex::default(),
         })
     }
@@ -148,6 +153,19 @@ impl FakeNode {
         for process in processes {
             process.ended.send_replace(true);
         }
+    }
+
+    /// Forgets the records of pods, as if they could not be read.
+    pub fn lose_sandbox_records(&self) {
+        self.state.lock().unwrap().sandboxes.clear();
+    }
+
+    /// Ends all processes without a word from their monitors, and boots anew.
+    pub fn reboot(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.processes.clear();
+        state.held.retain(|held| !held.starts_with("process "));
+        self.boots.fetch_add(1, Ordering::SeqCst);
     }
 
     fn make(&self, what: impl Into<String>) -> DriverResult<()> {
@@ -241,9 +259,14 @@ impl ProcessHandle for FakeProcess {
 }
 
 impl Processes for FakeNode {
-    fn hold(&self, id: ProcessId) -> Option<Arc<dyn ProcessHandle>> {
-        let process = self.state.lock().unwrap().processes.get(&id.pid.get()).cloned()?;
-        if *process.ended.borrow() { None } else { Some(process) }
+    fn hold(&self, id: ProcessId) -> DriverResult<Option<Arc<dyn ProcessHandle>>> {
+        if self.blind.load(Ordering::SeqCst) {
+            return Err(DriverError::new(ErrorKind::Failed, "too many open files"));
+        }
+        let process = self.state.lock().unwrap().processes.get(&id.pid.get()).cloned();
+        Ok(process
+            .filter(|process| !*process.ended.borrow())
+            .map(|process| process as Arc<dyn ProcessHandle>))
     }
 }
 
@@ -259,7 +282,7 @@ impl Clock for FakeNode {
     }
 
     fn boot_id(&self) -> String {
-        "boot".to_owned()
+        format!("boot {}", self.boots.load(Ordering::SeqCst))
     }
 }
 
@@ -294,6 +317,14 @@ impl OciRuntime for FakeNode {
         self.release(format!("runtime state {}", id.short()))
     }
 
+    async fn forget(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("runtime state {}", id.short()))
+    }
+
+    fn handlers(&self) -> Vec<Handler> {
+        self.handler("").into_iter().collect()
+    }
+
     fn started_at(&self, _: &Handler, _: &ContainerId) -> Option<Timestamp> {
         None
     }
@@ -309,9 +340,9 @@ impl OciRuntime for FakeNode {
 
 #[async_trait]
 impl Monitor for FakeNode {
-    async fn create(&self, launch: MonitorLaunch, place: Placement, limit: Duration) -> DriverResult<Launched> {
+    async fn create(&self, launch: MonitorLaunch) -> DriverResult<Launched> {
+        let limit = launch.handler.create_timeout;
         let monitor = self.spawn(Role::Monitor, launch.id.clone());
-        place(monitor).await?;
         self.make(format!("runtime state {}", launch.id.short()))?;
         if self.hang_creates.load(Ordering::SeqCst) && tokio::time::timeout(limit, self.go_on.notified()).await.is_err()
         {
@@ -356,8 +387,9 @@ impl Cgroups for FakeNode {
         CgroupPath::parse_parent(asked).map_err(|bad| DriverError::new(ErrorKind::Invalid, bad.to_string()))
     }
 
-    async fn place(&self, cgroup: &CgroupPath, _: ProcessId) -> DriverResult<()> {
-        self.make(format!("cgroup {}", cgroup.as_str()))
+    async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance> {
+        self.make(format!("cgroup {}", cgroup.as_str()))?;
+        Ok(Entrance::default())
     }
 
     async fn kill(&self, cgroup: &CgroupPath, _: Duration) -> DriverResult<()> {
@@ -402,8 +434,8 @@ impl PodNetworks for FakeNode {
         Ok(vec![IpAddr::from([10, 0, 0, 1])])
     }
 
-    async fn disconnect(&self, plan: &SandboxPlan, _: Option<&Path>) -> DriverResult<()> {
-        self.release(format!("address {}", plan.id.short()))
+    async fn disconnect(&self, id: &SandboxId, _: Option<&Path>) -> DriverResult<()> {
+        self.release(format!("address {}", id.short()))
     }
 }
 
@@ -576,11 +608,12 @@ impl Records for FakeNode {
         Ok(())
     }
 
-    async fn load(&self) -> DriverResult<(Vec<SandboxRecord>, Vec<ContainerRecord>)> {
+    async fn load(&self) -> DriverResult<Loaded> {
         let state = self.state.lock().unwrap();
-        Ok((
-            state.sandboxes.values().cloned().collect(),
-            state.containers.values().cloned().collect(),
-        ))
+        Ok(Loaded {
+            sandboxes: state.sandboxes.values().cloned().collect(),
+            containers: state.containers.values().cloned().collect(),
+            ..Loaded::default()
+        })
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod child;
 pub mod clock;
 #[cfg(test)]
 pub mod fake;

@@ -1,11 +1,11 @@
 //! conmon-rs from the manager's side: launches it, reads its sync pipe and its files.
 
-use super::process;
 use super::readiness;
 use super::runtime::{missing, words};
 use super::seams::{
-    DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch, Placement,
+    DriverError, DriverResult, Entrance, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch,
 };
+use super::{child, process};
 use crate::model::record::Handler;
 use crate::model::{ContainerId, Exit, ExitStatus};
 use async_trait::async_trait;
@@ -13,21 +13,25 @@ use command_fds::CommandFdExt;
 use command_fds::FdMapping;
 use conmon_rs::contract::{self, SyncMessage};
 use rustix::fs::inotify;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::ErrorKind as IoErrorKind;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Most of an exec's output that is kept, both streams together, in bytes of log.
-pub const EXEC_OUTPUT_BYTES: u64 = 16 * 1024 * 1024;
+/// Most of an exec's output that is kept, both streams together, in bytes.
+pub const EXEC_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Most of its log, where every line has a head.
+const EXEC_LOG_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How much longer than an exec's own time-out its monitor may take to kill it and say so.
 const EXEC_MARGIN: Duration = Duration::from_secs(30);
@@ -41,9 +45,8 @@ const REOPEN_LIMIT: Duration = Duration::from_secs(10);
 /// Most that is read of a file which the monitor or the runtime wrote for us, in bytes.
 const FILE_BYTES: u64 = 64 * 1024;
 
-/// File descriptors that the monitor finds its pipes at.
+/// The descriptor that the monitor finds its sync pipe at.
 const SYNC_FD: i32 = 3;
-const START_FD: i32 = 4;
 
 /// Names in a bundle beside the monitor's own.
 const MONITOR_PID_FILE: &str = "conmon-pidfile";
@@ -61,15 +64,43 @@ pub struct ConmonRs {
     pub exec_dir: PathBuf,
     /// Size at which a log file starts anew, in bytes.
     pub log_size_max: Option<u64>,
-    /// Moves with every change of the exits directory.
-    pub exits_seen: watch::Sender<()>,
+    /// Who waits for an exit file.
+    pub exits: ExitsAwaited,
+}
+
+/// Who waits for which exit file.
+#[derive(Debug, Clone, Default)]
+pub struct ExitsAwaited {
+    waiting: Arc<Mutex<HashMap<ContainerId, Arc<Notify>>>>,
+}
+
+impl ExitsAwaited {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Notify>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes who waits for the file of this name.
+    fn appeared(&self, name: &[u8]) {
+        let id = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| name.parse::<ContainerId>().ok());
+        if let Some(waiter) = id.and_then(|id| self.waiting().remove(&id)) {
+            waiter.notify_one();
+        }
+    }
+
+    /// Wakes all: what they wait for may have been missed.
+    fn look_again(&self) {
+        for waiter in self.waiting().values() {
+            waiter.notify_one();
+        }
+    }
 }
 
 /// The manager's ends of a monitor that is starting.
 struct Starting {
     child: Child,
     sync: UnixStream,
-    start: OwnedFd,
 }
 
 impl ConmonRs {
@@ -84,55 +115,63 @@ impl ConmonRs {
         }
         let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&changes, &self.exits_dir, inotify::WatchFlags::MOVED_TO)?;
-        let (changes, seen) = (readiness::watch(changes)?, self.exits_seen.clone());
+        let (changes, exits) = (readiness::watch(changes)?, self.exits.clone());
         tokio::spawn(async move {
-            // What happened is told by the files themselves: an overflow of the queue is a change like any other.
-            let mut buffer = [0; INOTIFY_BUFFER_BYTES];
+            let mut buffer = [std::mem::MaybeUninit::uninit(); INOTIFY_BUFFER_BYTES];
+            let mut events = inotify::Reader::new(changes.get_ref(), &mut buffer);
             while let Ok(mut ready) = changes.readable().await {
-                while rustix::io::read(changes.get_ref(), &mut buffer).is_ok() {}
-                ready.clear_ready();
-                seen.send_replace(());
+                match events.next() {
+                    Ok(event) => match event.file_name() {
+                        Some(name) => exits.appeared(name.to_bytes()),
+                        // The queue was full, or the directory is gone.
+                        None => exits.look_again(),
+                    },
+                    Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                    Err(error) => return tracing::error!(%error, "watch the exits directory; exits are seen late"),
+                }
             }
         });
         Ok(self)
     }
 
-    /// Spawns the monitor with its pipes and a small environment.
-    fn spawn(&self, monitor: &Path, arguments: Vec<OsString>, directory: &Path) -> DriverResult<Starting> {
-        let pipes = || -> std::io::Result<_> {
+    /// Spawns the monitor with its sync pipe and a small environment, inside its cgroup.
+    fn spawn(
+        &self,
+        monitor: &Path,
+        arguments: Vec<OsString>,
+        directory: &Path,
+        entrance: Entrance,
+    ) -> DriverResult<Starting> {
+        let pair = || -> std::io::Result<_> {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
             ours.set_nonblocking(true)?;
-            let (gate, start) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-            Ok((UnixStream::from_std(ours)?, theirs, gate, start))
+            Ok((UnixStream::from_std(ours)?, theirs))
         };
-        let (sync, theirs, gate, start) = pipes().map_err(|error| DriverError::io("pipes to the monitor", &error))?;
+        let (sync, theirs) = pair().map_err(|error| DriverError::io("pipe to the monitor", &error))?;
         let mut command = Command::new(monitor);
         command
             .args(arguments)
             .current_dir(directory)
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("TMPDIR", &self.exec_dir)
             .env(contract::SYNC_PIPE_ENV, SYNC_FD.to_string())
-            .env(contract::START_PIPE_ENV, START_FD.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
+        child::born_in(&mut command, entrance);
+        child::dies_with_us(&mut command);
+        let sync_pipe = FdMapping {
+            parent_fd: theirs.into(),
+            child_fd: SYNC_FD,
+        };
         command
-            .fd_mappings(vec![
-                FdMapping {
-                    parent_fd: theirs.into(),
-                    child_fd: SYNC_FD,
-                },
-                FdMapping {
-                    parent_fd: gate,
-                    child_fd: START_FD,
-                },
-            ])
+            .fd_mappings(vec![sync_pipe])
             .map_err(|error| DriverError::new(ErrorKind::Failed, error.to_string()))?;
         let child = command.spawn().map_err(|error| missing(monitor, &error))?;
-        Ok(Starting { child, sync, start })
+        Ok(Starting { child, sync })
     }
 
     fn create_arguments(&self, launch: &MonitorLaunch) -> Vec<OsString> {
@@ -171,14 +210,8 @@ impl ConmonRs {
     }
 
     /// From the spawned monitor to the created container.
-    async fn birth(&self, starting: &mut Starting, bundle: &Path, place: Placement) -> DriverResult<Launched> {
-        let pid = starting.child.id().and_then(process::identify);
-        let original = pid.ok_or_else(|| DriverError::new(ErrorKind::Failed, "the monitor ended at once"))?;
-        place(original).await?;
-        // A monitor that does not like its arguments is gone by now, and says why as it goes.
-        let opened = open_gate(&starting.start);
+    async fn birth(&self, starting: &mut Starting, bundle: &Path) -> DriverResult<Launched> {
         foreground_end(&mut starting.child).await?;
-        opened?;
         let pid = match read_sync(&mut starting.sync).await? {
             SyncMessage::Pid(pid) => pid.get(),
             SyncMessage::Failed { message } => return Err(refused(bundle, message.as_bytes()).await),
@@ -202,27 +235,27 @@ impl ConmonRs {
 
 #[async_trait]
 impl Monitor for ConmonRs {
-    async fn create(&self, launch: MonitorLaunch, place: Placement, limit: Duration) -> DriverResult<Launched> {
-        let mut starting = self.spawn(
-            &launch.handler.monitor_path,
-            self.create_arguments(&launch),
-            &launch.bundle,
-        )?;
-        let outcome = match timeout(limit, self.birth(&mut starting, &launch.bundle, place)).await {
+    async fn create(&self, launch: MonitorLaunch) -> DriverResult<Launched> {
+        let arguments = self.create_arguments(&launch);
+        let MonitorLaunch {
+            bundle,
+            handler,
+            entrance,
+            ..
+        } = launch;
+        let limit = handler.create_timeout;
+        let mut starting = self.spawn(&handler.monitor_path, arguments, &bundle, entrance)?;
+        let outcome = match timeout(limit, self.birth(&mut starting, &bundle)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => {
-                let said = runtime_words(&launch.bundle)
+                let said = runtime_words(&bundle)
                     .await
                     .map_or(String::new(), |words| format!(": {words}"));
-                let what = format!(
-                    "{}: the container was not created within {limit:?}{said}",
-                    launch.handler.name
-                );
+                let what = format!("{}: the container was not created within {limit:?}{said}", handler.name);
                 Err(DriverError::new(ErrorKind::TimedOut, what))
             }
         };
         if outcome.is_err() {
-            // Before the gate closes: to the monitor, a closed gate is an open one.
             end(&mut starting.child).await;
         }
         outcome
@@ -246,7 +279,7 @@ impl Monitor for ConmonRs {
         arguments.option("--exec-process-spec", &spec);
         arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
         arguments.option("--log-path", prefixed("k8s-file:", file("log").as_os_str()));
-        arguments.option("--log-global-size-max", EXEC_OUTPUT_BYTES.to_string());
+        arguments.option("--log-global-size-max", EXEC_LOG_BYTES.to_string());
         arguments.option("--log-level", "error");
         arguments.flag("--no-sync-log");
         if exec.tty {
@@ -257,8 +290,7 @@ impl Monitor for ConmonRs {
         }
         arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
 
-        let mut starting = self.spawn(&exec.handler.monitor_path, arguments.0, session.path())?;
-        open_gate(&starting.start)?;
+        let mut starting = self.spawn(&exec.handler.monitor_path, arguments.0, session.path(), exec.entrance)?;
         let answer = async {
             let message = read_sync(&mut starting.sync).await;
             // Its own end, so that nothing of it is left when the caller hears of it.
@@ -354,12 +386,14 @@ impl Monitor for ConmonRs {
 
     async fn exit_recorded(&self, id: &ContainerId) {
         let path = self.exits_dir.join(id.as_str());
-        let mut seen = self.exits_seen.subscribe();
-        while !tokio::fs::try_exists(&path).await.unwrap_or(false) {
-            if seen.changed().await.is_err() {
-                // Nobody looks any more: the monitor's own end is the other sign.
-                return std::future::pending().await;
+        loop {
+            let waiter = self.exits.waiting().entry(id.clone()).or_default().clone();
+            // A look at a tmpfs. Awaited first, looked at second: no appearance falls between.
+            if path.exists() {
+                self.exits.waiting().remove(id);
+                return;
             }
+            waiter.notified().await;
         }
     }
 
@@ -430,14 +464,6 @@ fn prefixed(prefix: &str, value: &std::ffi::OsStr) -> OsString {
     let mut whole = OsString::from(prefix);
     whole.push(value);
     whole
-}
-
-/// Lets a placed monitor go on.
-fn open_gate(start: &OwnedFd) -> DriverResult<()> {
-    let written = nix::unistd::write(start, &[0]).map_err(std::io::Error::from);
-    written
-        .map(drop)
-        .map_err(|error| DriverError::io("start pipe of the monitor", &error))
 }
 
 /// Waits for the process that was spawned: it checks its arguments, forks the monitor proper and ends.
@@ -518,24 +544,37 @@ async fn read_bounded(path: &Path) -> DriverResult<Option<Vec<u8>>> {
     }
 }
 
-/// Takes an exec's log apart into its two streams.
+/// Takes an exec's log apart into its two streams, up to `EXEC_OUTPUT_BYTES`.
 async fn exec_output(log: &Path) -> DriverResult<(Vec<u8>, Vec<u8>)> {
-    let content = tokio::fs::read(log)
-        .await
-        .map_err(|error| DriverError::io("exec output", &error))?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    for record in content
-        .split_inclusive(|byte| *byte == b'\n')
-        .filter_map(contract::parse_log_line)
-    {
-        let stream = match record.stream {
-            contract::Stream::Stdout => &mut stdout,
-            contract::Stream::Stderr => &mut stderr,
-        };
-        stream.extend_from_slice(record.content);
-        if !record.partial {
-            stream.push(b'\n');
+    let log = log.to_owned();
+    let parsed = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let mut lines = std::io::BufReader::new(std::fs::File::open(log)?);
+        let mut line = Vec::new();
+        while std::io::BufRead::read_until(&mut lines, b'\n', &mut line)? > 0 {
+            if let Some(record) = contract::parse_log_line(&line) {
+                if stdout.len() + stderr.len() + record.content.len() >= EXEC_OUTPUT_BYTES {
+                    tracing::warn!(
+                        kept = EXEC_OUTPUT_BYTES,
+                        "output of an exec is too long, the rest is dropped"
+                    );
+                    break;
+                }
+                let stream = match record.stream {
+                    contract::Stream::Stdout => &mut stdout,
+                    contract::Stream::Stderr => &mut stderr,
+                };
+                stream.extend_from_slice(record.content);
+                if !record.partial {
+                    stream.push(b'\n');
+                }
+            }
+            line.clear();
         }
-    }
-    Ok((stdout, stderr))
+        Ok((stdout, stderr))
+    });
+    let parsed = parsed
+        .await
+        .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
+    parsed.map_err(|error| DriverError::io("exec output", &error))
 }

@@ -15,16 +15,31 @@ use tokio::io::unix::AsyncFd;
 pub struct HostProcesses;
 
 impl Processes for HostProcesses {
-    fn hold(&self, id: ProcessId) -> Option<Arc<dyn ProcessHandle>> {
-        let pid = Pid::from_raw(i32::try_from(id.pid.get()).ok()?)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+    fn hold(&self, id: ProcessId) -> DriverResult<Option<Arc<dyn ProcessHandle>>> {
+        let what = || format!("hold process {}", id.pid);
+        let Some(pid) = i32::try_from(id.pid.get()).ok().and_then(Pid::from_raw) else {
+            return Ok(None);
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(pidfd) => pidfd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(DriverError::io(what(), &error.into())),
+        };
         // The pidfd is of whoever has the pid now; only the start time tells whether that is the one meant.
-        if start_ticks(id.pid)? != id.start_ticks {
-            return None;
+        match stat_fields(id.pid) {
+            Ok(fields) if fields.get(22 - 3).and_then(|ticks| ticks.parse().ok()) == Some(id.start_ticks) => {}
+            Ok(_) => return Ok(None),
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(DriverError::io(what(), &error)),
         }
-        let pidfd = readiness::watch(pidfd).ok()?;
-        Some(Arc::new(HeldProcess { id, pidfd }))
+        let pidfd = readiness::watch(pidfd).map_err(|error| DriverError::io(what(), &error))?;
+        Ok(Some(Arc::new(HeldProcess { id, pidfd })))
     }
+}
+
+/// Whether a read below `/proc/<pid>` failed because the process is gone.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// The identity of the process that has this pid now; `None` when there is none.
@@ -37,15 +52,15 @@ pub fn identify(pid: u32) -> Option<ProcessId> {
 }
 
 /// Fields of `/proc/<pid>/stat` after the name, which may itself hold blanks and parentheses; the first is field 3.
-fn stat_fields(pid: NonZeroU32) -> Option<Vec<String>> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+fn stat_fields(pid: NonZeroU32) -> std::io::Result<Vec<String>> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
     let text = String::from_utf8_lossy(&stat);
-    let (_, after_name) = text.rsplit_once(')')?;
-    Some(after_name.split_ascii_whitespace().map(str::to_owned).collect())
+    let after_name = text.rsplit_once(')').map_or("", |(_, after_name)| after_name);
+    Ok(after_name.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
 fn start_ticks(pid: NonZeroU32) -> Option<u64> {
-    stat_fields(pid)?.get(22 - 3)?.parse().ok()
+    stat_fields(pid).ok()?.get(22 - 3)?.parse().ok()
 }
 
 /// What identifies the program a process runs: device and inode of its binary.
@@ -65,12 +80,16 @@ impl ProcessHandle for HeldProcess {
     async fn ended(&self) {
         // A pidfd becomes readable when its process has ended, and stays so.
         if let Err(error) = self.pidfd.readable().await {
+            // Only while the daemon's own runtime ends. It says nothing about the process.
             tracing::error!(pid = self.id.pid, %error, "wait on pidfd");
+            std::future::pending().await
         }
     }
 
     fn exit_status(&self) -> Option<ExitStatus> {
-        let raw = exit_info(self.pidfd.get_ref()).or_else(|| zombie_status(self.id))?;
+        let info = || exit_info(self.pidfd.get_ref());
+        // It may be reaped between the first two looks.
+        let raw = info().or_else(|| zombie_status(self.id)).or_else(info)?;
         Some(ExitStatus::from_wait_status(raw))
     }
 
@@ -101,7 +120,7 @@ impl ProcessHandle for HeldProcess {
 
 /// The raw status of a zombie, field 52 of its stat: what its parent has not yet fetched. Its pid cannot be re-used.
 fn zombie_status(id: ProcessId) -> Option<i32> {
-    let fields = stat_fields(id.pid)?;
+    let fields = stat_fields(id.pid).ok()?;
     let field = |number: usize| fields.get(number - 3);
     if field(3)? != "Z" || field(22)?.parse::<u64>().ok()? != id.start_ticks {
         return None;
@@ -173,7 +192,7 @@ mod tests {
             .spawn()
             .unwrap();
         let id = identify(child.id().unwrap()).unwrap();
-        let handle = HostProcesses.hold(id).unwrap();
+        let handle = HostProcesses.hold(id).unwrap().unwrap();
         (child, handle)
     }
 
@@ -200,7 +219,7 @@ mod tests {
         let (child, _handle) = child("read x").await;
         let mut id = identify(child.id().unwrap()).unwrap();
         id.start_ticks += 1;
-        assert!(HostProcesses.hold(id).is_none());
+        assert!(HostProcesses.hold(id).unwrap().is_none());
     }
 
     #[tokio::test]

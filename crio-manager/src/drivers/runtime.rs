@@ -18,6 +18,9 @@ use tokio::time::{Instant, timeout};
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long output is waited for once a command has ended.
+const LATE_OUTPUT_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long the started process may take from the runtime's init to its own program.
 const EXEC_LIMIT: Duration = Duration::from_secs(5);
 
@@ -108,6 +111,18 @@ impl OciRuntime for CommandLine {
         Ok(())
     }
 
+    async fn forget(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
+        let state = handler.root.join(id.as_str());
+        match tokio::fs::remove_dir_all(&state).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(DriverError::io(state.display(), &error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn handlers(&self) -> Vec<Handler> {
+        self.handlers.values().cloned().collect()
+    }
+
     fn started_at(&self, handler: &Handler, id: &ContainerId) -> Option<Timestamp> {
         // The start takes the fifo away that holds the container's init: the last change of the directory.
         let state = handler.root.join(id.as_str());
@@ -136,26 +151,38 @@ async fn run(handler: &Handler, arguments: &[&str], limit: Duration) -> DriverRe
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    super::child::dies_with_us(&mut command);
     let mut child = command.spawn().map_err(|error| missing(&handler.path, &error))?;
     let group = child
         .id()
         .and_then(|pid| i32::try_from(pid).ok())
         .map(nix::unistd::Pid::from_raw);
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let finished = timeout(limit, async {
-        tokio::join!(read_some(stdout), read_some(stderr), child.wait())
-    })
-    .await;
-    let Ok((stdout, stderr, status)) = finished else {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let read = {
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let (stdout, stderr) = (&mut stdout, &mut stderr);
+        async move { tokio::join!(read_some(out, stdout), read_some(err, stderr)) }
+    };
+    let mut read = Box::pin(read);
+    let ended = timeout(limit, async {
+        tokio::select! {
+            status = child.wait() => (status, false),
+            _ = &mut read => (child.wait().await, true),
+        }
+    });
+    let Ok((status, read_up)) = ended.await else {
         if let Some(group) = group {
             // The leader is not reaped yet, so the group is still this command's.
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         }
-        return Err(DriverError::new(
-            ErrorKind::TimedOut,
-            format!("{what}: no end after {limit:?}, killed"),
-        ));
+        let why = format!("{what}: no end after {limit:?}, killed");
+        return Err(DriverError::new(ErrorKind::TimedOut, why));
     };
+    if !read_up {
+        // What it left running may hold its output open.
+        let _ = timeout(LATE_OUTPUT_LIMIT, &mut read).await;
+    }
+    drop(read);
     let status = status.map_err(|error| DriverError::io(&what, &error))?;
     if status.success() {
         return Ok(String::from_utf8_lossy(&stdout).into_owned());
@@ -177,14 +204,12 @@ pub fn missing(path: &std::path::Path, error: &std::io::Error) -> DriverError {
 }
 
 /// The first bytes of a stream; the rest is read and dropped, so that the writer is not held up.
-async fn read_some(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut kept = Vec::new();
+async fn read_some(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     if let Some(mut stream) = stream {
         // A read error ends the output; the exit status tells what matters.
-        let _ = (&mut stream).take(OUTPUT_BYTES).read_to_end(&mut kept).await;
+        let _ = (&mut stream).take(OUTPUT_BYTES).read_to_end(kept).await;
         let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
     }
-    kept
 }
 
 /// What a runtime says went wrong: the message of its last JSON or logfmt error line, else its last line.
@@ -245,8 +270,8 @@ mod tests {
             .trim()
             .parse()
             .unwrap();
-        if let Some(held) =
-            process::identify(pid).and_then(|id| super::super::seams::Processes::hold(&process::HostProcesses, id))
+        if let Some(held) = process::identify(pid)
+            .and_then(|id| super::super::seams::Processes::hold(&process::HostProcesses, id).unwrap())
         {
             timeout(Duration::from_secs(30), held.ended())
                 .await

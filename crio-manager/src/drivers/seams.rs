@@ -8,6 +8,7 @@ use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFi
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +127,12 @@ pub trait OciRuntime: Send + Sync {
     /// Deletes it with force; `Ok` when the runtime knows nothing of it.
     async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()>;
 
+    /// Removes the runtime's own state of a container that it cannot delete, and of which nothing lives any more.
+    async fn forget(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()>;
+
+    /// All configured runtimes.
+    fn handlers(&self) -> Vec<Handler>;
+
     /// When a container that stands was started, as the runtime's own state says; `None` before. Runs nothing.
     fn started_at(&self, handler: &Handler, id: &ContainerId) -> Option<Timestamp>;
 
@@ -145,7 +152,7 @@ pub struct HandlerHealth {
 }
 
 /// What to launch a monitor for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct MonitorLaunch {
     /// The container.
     pub id: ContainerId,
@@ -164,7 +171,7 @@ pub struct MonitorLaunch {
     /// Standard input stays open when the first client goes.
     pub leave_stdin_open: bool,
     /// The monitor's cgroup.
-    pub monitor_cgroup: CgroupPath,
+    pub entrance: Entrance,
 }
 
 /// A container that stands: its first process, waiting to be started, and its monitor.
@@ -177,7 +184,7 @@ pub struct Launched {
 }
 
 /// A command to run in a container.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ExecLaunch {
     /// The container.
     pub id: ContainerId,
@@ -189,6 +196,8 @@ pub struct ExecLaunch {
     pub tty: bool,
     /// Kill it after this; `None` waits for ever.
     pub timeout: Option<Duration>,
+    /// The cgroup of its monitor: that of the container's monitor.
+    pub entrance: Entrance,
 }
 
 /// What became of an exec.
@@ -207,16 +216,14 @@ pub enum ExecOutcome {
     TimedOut,
 }
 
-/// Puts a process into a cgroup, between the monitor's birth and its first child.
-pub type Placement = Box<dyn FnOnce(ProcessId) -> futures::future::BoxFuture<'static, DriverResult<()>> + Send>;
-
 /// conmon-rs.
 #[async_trait]
 pub trait Monitor: Send + Sync {
-    /// Launches a monitor, has it placed, and waits until the container is created, at most `limit`.
+    /// Launches a monitor and waits until the container is created, at most the handler's create timeout.
     ///
-    /// On any error the creator that this call started is dead or in the monitor's cgroup, for the caller to kill.
-    async fn create(&self, launch: MonitorLaunch, place: Placement, limit: Duration) -> DriverResult<Launched>;
+    /// On any error the creator that this call started is dead or in the monitor's cgroup, for the caller to kill. The
+    /// same holds if the call is dropped.
+    async fn create(&self, launch: MonitorLaunch) -> DriverResult<Launched>;
 
     /// Runs a command to its end.
     async fn exec(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome>;
@@ -239,8 +246,8 @@ pub trait Monitor: Send + Sync {
 
 /// Processes, by identity and never by pid alone.
 pub trait Processes: Send + Sync {
-    /// Takes hold of a process; `None` when it is gone, or its pid belongs to another now.
-    fn hold(&self, id: ProcessId) -> Option<Arc<dyn ProcessHandle>>;
+    /// Takes hold of a process; `None` when it is gone, or its pid belongs to another now. An error says neither.
+    fn hold(&self, id: ProcessId) -> DriverResult<Option<Arc<dyn ProcessHandle>>>;
 }
 
 /// A hold on one process: a pidfd.
@@ -261,14 +268,17 @@ pub trait ProcessHandle: Send + Sync {
     fn catches(&self, signal: i32) -> bool;
 }
 
+/// The `cgroup.procs` of a cgroup in every hierarchy, open for writing: who writes 0 there is in it.
+pub type Entrance = Vec<OwnedFd>;
+
 /// Control groups.
 #[async_trait]
 pub trait Cgroups: Send + Sync {
     /// A cgroup parent as the client wrote it (empty: the default), checked. `Invalid` when it is the other driver's syntax.
     fn parent(&self, asked: &str) -> DriverResult<CgroupPath>;
 
-    /// Makes a cgroup and puts a process into it.
-    async fn place(&self, cgroup: &CgroupPath, process: ProcessId) -> DriverResult<()>;
+    /// Makes a cgroup and opens its doors.
+    async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance>;
 
     /// Kills all processes in it and beneath, thaws it, waits until it is empty, at most `limit`.
     async fn kill(&self, cgroup: &CgroupPath, limit: Duration) -> DriverResult<()>;
@@ -311,7 +321,7 @@ pub trait PodNetworks: Send + Sync {
     async fn connect(&self, plan: &SandboxPlan, netns: &Path) -> DriverResult<Vec<IpAddr>>;
 
     /// Disconnects it, also when its namespace is gone already.
-    async fn disconnect(&self, plan: &SandboxPlan, netns: Option<&Path>) -> DriverResult<()>;
+    async fn disconnect(&self, id: &SandboxId, netns: Option<&Path>) -> DriverResult<()>;
 }
 
 /// Images and root file systems.
@@ -487,7 +497,20 @@ pub trait Records: Send + Sync {
     /// Whether the last probe could write; from memory.
     fn writable(&self) -> Result<(), String>;
     /// All there are. What cannot be read is put aside with a warning and touches nothing else.
-    async fn load(&self) -> DriverResult<(Vec<SandboxRecord>, Vec<ContainerRecord>)>;
+    async fn load(&self) -> DriverResult<Loaded>;
+}
+
+/// The records of an earlier daemon.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Of pod sandboxes.
+    pub sandboxes: Vec<SandboxRecord>,
+    /// Of containers.
+    pub containers: Vec<ContainerRecord>,
+    /// Pod sandboxes whose record cannot be read, put aside now or at an earlier start.
+    pub lost_sandboxes: Vec<SandboxId>,
+    /// Containers whose record cannot be read.
+    pub lost_containers: Vec<ContainerId>,
 }
 
 /// Time and chance.

@@ -3,9 +3,9 @@
 //! A file is one line of header (`{"version":1,"sha256":"…"}`, the sum of what follows) and the record as JSON. What
 //! cannot be read is moved to `quarantine/` with a warning: a broken record never keeps the daemon from starting.
 
-use super::seams::{DriverError, DriverResult, Records};
-use crate::model::record::{ContainerRecord, Progress, SandboxRecord};
-use crate::model::{ContainerId, ContainerState, SandboxId};
+use super::seams::{DriverError, DriverResult, ErrorKind, Loaded, Records};
+use crate::model::record::{ContainerRecord, SandboxRecord};
+use crate::model::{ContainerId, Id, SandboxId};
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,9 @@ const VERSION: u32 = 1;
 /// Size of the file that a probe writes: a page takes a block of its own on any file system.
 const PROBE_BYTES: usize = 4096;
 
+/// How long that write may take before the directory counts as not writable.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
 /// The largest record file that is read, in bytes: a request is at most 16 MiB.
 const RECORD_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -36,13 +39,6 @@ pub struct RecordFiles {
 struct Header {
     version: u32,
     sha256: String,
-}
-
-/// Whether a file must survive a power loss, or only the end of this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Survives {
-    PowerLoss,
-    Crash,
 }
 
 impl RecordFiles {
@@ -67,15 +63,21 @@ impl RecordFiles {
     pub async fn keep_probing(self, every: Duration) {
         loop {
             let root = self.root.clone();
-            let outcome = blocking(move || {
+            let written = blocking(move || {
                 let mut file = tempfile::Builder::new()
                     .suffix(".tmp")
                     .tempfile_in(root.join("quarantine"))?;
                 file.write_all(&[0; PROBE_BYTES])?;
                 file.as_file().sync_data()
-            })
-            .await
-            .map_err(|error| error.to_string());
+            });
+            tokio::pin!(written);
+            let mut outcome = tokio::time::timeout(PROBE_LIMIT, &mut written).await;
+            if outcome.is_err() {
+                let why = format!("a write takes longer than {PROBE_LIMIT:?}");
+                *self.writable.write().unwrap_or_else(PoisonError::into_inner) = Err(why);
+                outcome = Ok(written.await);
+            }
+            let outcome = outcome.map_or(Ok(()), |written| written.map_err(|error| error.to_string()));
             *self.writable.write().unwrap_or_else(PoisonError::into_inner) = outcome;
             tokio::time::sleep(every).await;
         }
@@ -85,7 +87,7 @@ impl RecordFiles {
         self.root.join(kind).join(format!("{id}.json"))
     }
 
-    async fn save(&self, path: PathBuf, record: Vec<u8>, survives: Survives) -> DriverResult<()> {
+    async fn save(&self, path: PathBuf, record: Vec<u8>) -> DriverResult<()> {
         blocking(move || {
             let header = Header {
                 version: VERSION,
@@ -94,7 +96,7 @@ impl RecordFiles {
             let mut content = serde_json::to_vec(&header).map_err(std::io::Error::from)?;
             content.push(b'\n');
             content.extend_from_slice(&record);
-            write_aside(&path, &content, survives)
+            write_aside(&path, &content)
         })
         .await
     }
@@ -107,16 +109,25 @@ impl RecordFiles {
         .await
     }
 
-    fn load_kind<R: DeserializeOwned>(&self, kind: &str, id_of: impl Fn(&R) -> String) -> DriverResult<Vec<R>> {
-        let mut records = Vec::new();
+    /// The records of a kind, and the ids of those that cannot be read.
+    fn load_kind<R, K>(&self, kind: &str, id_of: impl Fn(&R) -> &Id<K>) -> DriverResult<(Vec<R>, Vec<Id<K>>)>
+    where
+        R: DeserializeOwned,
+    {
+        let (mut records, mut lost) = (Vec::new(), Vec::new());
         for path in list(&self.root.join(kind))? {
-            match read(&path) {
-                Ok(record) if self.file(kind, &id_of(&record)) == path => records.push(record),
-                Ok(_) => self.quarantine(&path, "it is another object's record"),
-                Err(why) => self.quarantine(&path, &why),
-            }
+            let why = match read::<R>(&path) {
+                Ok(record) if self.file(kind, id_of(&record).as_str()) == path => {
+                    records.push(record);
+                    continue;
+                }
+                Ok(_) => "it is another object's record".to_owned(),
+                Err(why) => why,
+            };
+            lost.extend(path.file_stem().and_then(|name| name.to_str()?.parse().ok()));
+            self.quarantine(&path, &why);
         }
-        Ok(records)
+        Ok((records, lost))
     }
 
     fn quarantine(&self, path: &Path, why: &str) {
@@ -130,7 +141,7 @@ impl RecordFiles {
 impl Records for RecordFiles {
     async fn save_sandbox(&self, record: &SandboxRecord) -> DriverResult<()> {
         let path = self.file("sandboxes", record.plan.id.as_str());
-        self.save(path, json(record)?, Survives::PowerLoss).await
+        self.save(path, json(record)?).await
     }
 
     async fn forget_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
@@ -138,19 +149,8 @@ impl Records for RecordFiles {
     }
 
     async fn save_container(&self, record: &ContainerRecord) -> DriverResult<()> {
-        // Creation leaves things on disk. What happens later the kernel knows as long as it runs, and after a power
-        // loss every container has ended.
-        let survives = match &record.progress {
-            Progress::Making => Survives::PowerLoss,
-            Progress::Made(facts) if matches!(facts.state, ContainerState::Created { .. }) => Survives::PowerLoss,
-            Progress::Made(_) => Survives::Crash,
-        };
-        self.save(
-            self.file("containers", record.plan.id.as_str()),
-            json(record)?,
-            survives,
-        )
-        .await
+        self.save(self.file("containers", record.plan.id.as_str()), json(record)?)
+            .await
     }
 
     async fn forget_container(&self, id: &ContainerId) -> DriverResult<()> {
@@ -161,16 +161,22 @@ impl Records for RecordFiles {
         self.writable.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn load(&self) -> DriverResult<(Vec<SandboxRecord>, Vec<ContainerRecord>)> {
+    async fn load(&self) -> DriverResult<Loaded> {
         let this = self.clone();
-        blocking(move || {
-            Ok((
-                this.load_kind("sandboxes", |record: &SandboxRecord| record.plan.id.to_string()),
-                this.load_kind("containers", |record: &ContainerRecord| record.plan.id.to_string()),
-            ))
-        })
-        .await
-        .and_then(|(sandboxes, containers)| Ok((sandboxes?, containers?)))
+        let loaded = tokio::task::spawn_blocking(move || {
+            let (sandboxes, lost_sandboxes) = this.load_kind("sandboxes", |record: &SandboxRecord| &record.plan.id)?;
+            let (containers, lost_containers) =
+                this.load_kind("containers", |record: &ContainerRecord| &record.plan.id)?;
+            Ok(Loaded {
+                sandboxes,
+                containers,
+                lost_sandboxes,
+                lost_containers,
+            })
+        });
+        loaded
+            .await
+            .map_err(|panicked| DriverError::new(ErrorKind::Failed, panicked.to_string()))?
     }
 }
 
@@ -229,18 +235,13 @@ pub fn make_private_dir(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn write_aside(path: &Path, content: &[u8], survives: Survives) -> std::io::Result<()> {
+fn write_aside(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(directory)?;
     file.write_all(content)?;
-    if survives == Survives::PowerLoss {
-        file.as_file().sync_data()?;
-    }
+    file.as_file().sync_data()?;
     file.persist(path).map_err(|error| error.error)?;
-    if survives == Survives::PowerLoss {
-        std::fs::File::open(directory)?.sync_all()?;
-    }
-    Ok(())
+    std::fs::File::open(directory)?.sync_all()
 }
 
 async fn blocking<T, W>(work: W) -> DriverResult<T>

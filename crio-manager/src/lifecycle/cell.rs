@@ -27,6 +27,8 @@ pub struct SandboxCell {
     state: watch::Sender<SandboxState>,
     /// Orders stop and remove. Held across awaits, as `written` is, and nothing else.
     pub operation: tokio::sync::Mutex<()>,
+    /// Creations in this pod share it; a stop takes it alone, to wait for them. Held across awaits.
+    pub creating: tokio::sync::RwLock<()>,
     /// Orders writes of its record: a late one neither undoes a newer one nor brings a forgotten record back.
     pub written: tokio::sync::Mutex<Written>,
 }
@@ -59,8 +61,16 @@ impl SandboxCell {
             boot_id,
             state,
             operation: tokio::sync::Mutex::default(),
+            creating: tokio::sync::RwLock::default(),
             written: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Waits until it is not ready any more.
+    pub async fn stopped(&self) {
+        let mut states = self.state.subscribe();
+        // The sender lives in this cell, which the caller holds: the wait cannot fail.
+        let _ = states.wait_for(|state| *state == SandboxState::NotReady).await;
     }
 
     /// What it is made of, and its state now.

@@ -3,13 +3,15 @@
 use super::Lifecycle;
 use super::cell::{ContainerCell, Held, SandboxCell};
 use super::error::{CreateFailed, Error, InStep, StepFailed};
+use super::reap::HalfMade;
 use super::release;
 use super::undo::Undo;
-use crate::drivers::seams::{DriverResult, Launched, MonitorLaunch, Readers, ResolvedImage};
-use crate::model::name::UniqueName;
+use crate::drivers::seams::{
+    DriverError, DriverResult, Drivers, ErrorKind, Launched, MonitorLaunch, ProcessHandle, Readers, ResolvedImage,
+};
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
-use crate::model::{ContainerId, ContainerPlan, ContainerState, SandboxState};
-use std::path::Path;
+use crate::model::{ContainerId, ContainerPlan, ContainerState, ProcessId, SandboxState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::info;
 
@@ -20,13 +22,19 @@ impl Lifecycle {
     ///
     /// Errors: `NoSuchSandbox`, `SandboxNotReady`; `Step` when the image is not there; `Create` when a step failed.
     pub async fn create_container(&self, sandbox: Arc<SandboxCell>, plan: ContainerPlan) -> Result<ContainerId, Error> {
-        let (this, name) = (self.clone(), UniqueName::container(&plan.metadata, &plan.pod));
+        let (this, name) = (self.clone(), plan.name());
+        let exists = |id: &ContainerId| self.registry().container(id.as_str()).is_ok();
         let work = async move { this.make_container(&sandbox, plan).await };
-        self.registry().container_names.make_once(WHAT, name, work).await
+        let names = &self.registry().container_names;
+        names.make_once(&self.room.tasks, WHAT, name, exists, work).await
     }
 
     async fn make_container(&self, sandbox: &SandboxCell, plan: ContainerPlan) -> Result<ContainerId, Error> {
-        ready(sandbox)?;
+        // A stop of the pod waits for this, then looks at the containers that are there.
+        let _creating = sandbox.creating.read().await;
+        if sandbox.state() == SandboxState::NotReady {
+            return Err(Error::SandboxNotReady(sandbox.plan.id.short().to_owned()));
+        }
         let d = self.drivers();
         let image = d.image.resolve(&plan.image).await.in_step("resolve image")?;
         let mut undo = Undo::default();
@@ -43,11 +51,6 @@ impl Lifecycle {
                 ));
                 self.registry().insert_container(cell.clone());
                 self.observe_container(&cell);
-                // A stop of the pod looks at the containers that are visible; this one became so just now.
-                if let Err(stopped) = ready(sandbox) {
-                    self.remove_cell(&cell).await?;
-                    return Err(stopped);
-                }
                 info!(container_id = %id, sandbox_id = %sandbox.plan.id, "container created");
                 Ok(id)
             }
@@ -55,6 +58,14 @@ impl Lifecycle {
                 let leftovers = undo.run().await;
                 if leftovers.is_empty() {
                     self.forget_container(&plan.id).await;
+                } else {
+                    self.reap(HalfMade::Container(Box::new(ContainerRecord {
+                        plan,
+                        handler: sandbox.handler.clone(),
+                        cgroup_parent: sandbox.cgroup_parent.clone(),
+                        progress: Progress::Making,
+                        boot_id: d.clock.boot_id(),
+                    })));
                 }
                 Err(Arc::new(CreateFailed {
                     what: WHAT,
@@ -111,13 +122,12 @@ impl Lifecycle {
             .await
             .in_step("write bundle")?;
 
-        if let Some(log) = &plan.log_path {
-            let directory = log.parent().unwrap_or(Path::new("/"));
-            d.host.ensure_dir(directory).await.in_step("make log directory")?;
-            if !d.host.exists(log).await {
-                let (host, log) = (d.host.clone(), log.clone());
-                undo.push("remove log", async move { host.remove_file(&log).await });
-            }
+        let log_path = self.prepare_log(sandbox, plan).await?;
+        if let Some(log) = &log_path
+            && !d.host.exists(log).await
+        {
+            let (host, log) = (d.host.clone(), log.clone());
+            undo.push("remove log", async move { host.remove_file(&log).await });
         }
 
         release::push_process(undo, d, handler, parent, &plan.id);
@@ -126,17 +136,38 @@ impl Lifecycle {
             name: plan.metadata.name.clone(),
             handler: handler.clone(),
             bundle: d.bundle.path(&plan.id),
-            log_path: plan.log_path.clone(),
+            log_path,
             tty: plan.tty,
             stdin: plan.stdin,
             leave_stdin_open: plan.stdin && !plan.stdin_once,
-            monitor_cgroup: parent.monitor(&plan.id),
+            entrance: d
+                .cgroup
+                .entrance(&parent.monitor(&plan.id))
+                .await
+                .in_step("make monitor cgroup")?,
         };
-        let Launched { process, monitor } = self.launch(launch).await.in_step("launch monitor")?;
+        // A pod that is stopped meanwhile does not wait for a runtime that hangs: the undo ends it.
+        let launched = tokio::select! {
+            launched = d.monitor.create(launch) => launched,
+            () = sandbox.stopped() => Err(DriverError::new(ErrorKind::Failed, "the pod sandbox was stopped meanwhile")),
+        };
+        let Launched { process, monitor } = launched.in_step("launch monitor")?;
         let held = Held {
-            process: d.process.hold(process),
-            monitor: monitor.and_then(|monitor| d.process.hold(monitor)),
+            process: hold(d, Some(process)).in_step("take hold of the process")?,
+            monitor: hold(d, monitor).in_step("take hold of the monitor")?,
         };
+        if let Some(owner) = built.joined_pid_namespace {
+            // Its pid cannot have been another's if it is still there: what was joined was its namespace.
+            let still = hold(d, Some(owner)).in_step("look at the PID namespace")?;
+            let gone = DriverError::new(
+                ErrorKind::Failed,
+                "the process whose PID namespace was to be shared has ended",
+            );
+            still.ok_or(gone).in_step("join the PID namespace")?;
+        }
+        if sandbox.state() == SandboxState::NotReady {
+            return Err(DriverError::new(ErrorKind::Failed, "it was stopped meanwhile")).in_step("join the pod");
+        }
 
         let facts = ContainerFacts {
             state: ContainerState::Created { process },
@@ -151,14 +182,22 @@ impl Lifecycle {
         Ok((facts, held))
     }
 
-    /// Launches a monitor in its own cgroup.
-    pub(super) async fn launch(&self, launch: MonitorLaunch) -> DriverResult<Launched> {
-        let (cgroups, cgroup) = (self.drivers().cgroup.clone(), launch.monitor_cgroup.clone());
-        let limit = launch.handler.create_timeout;
-        let place = Box::new(move |monitor| {
-            Box::pin(async move { cgroups.place(&cgroup, monitor).await }) as futures::future::BoxFuture<'static, _>
-        });
-        self.drivers().monitor.create(launch, place, limit).await
+    /// The container's log file, its directory made and found to be the pod's: symlinks must not lead elsewhere.
+    async fn prepare_log(&self, sandbox: &SandboxCell, plan: &ContainerPlan) -> Result<Option<PathBuf>, StepFailed> {
+        let (Some(log), Some(of_pod)) = (&plan.log_path, &sandbox.plan.log_directory) else {
+            return Ok(None);
+        };
+        let (Some(directory), Some(name)) = (log.parent(), log.file_name()) else {
+            return Ok(None);
+        };
+        let host = &self.drivers().host;
+        let of_pod = host.ensure_dir(of_pod).await.in_step("make log directory")?;
+        let directory = host.ensure_dir(directory).await.in_step("make log directory")?;
+        if !directory.starts_with(&of_pod) {
+            let why = format!("{} leads out of the pod's log directory", log.display());
+            return Err(DriverError::new(ErrorKind::Invalid, why)).in_step("make log directory");
+        }
+        Ok(Some(directory.join(name)))
     }
 
     /// Forgets a record when nothing is left that it stands for; a failure only means that the next start looks again.
@@ -169,9 +208,7 @@ impl Lifecycle {
     }
 }
 
-fn ready(sandbox: &SandboxCell) -> Result<(), Error> {
-    match sandbox.state() {
-        SandboxState::Ready => Ok(()),
-        SandboxState::NotReady => Err(Error::SandboxNotReady(sandbox.plan.id.short().to_owned())),
-    }
+/// Takes hold of a process; `None` for one that has ended.
+pub(super) fn hold(d: &Drivers, process: Option<ProcessId>) -> DriverResult<Option<Arc<dyn ProcessHandle>>> {
+    process.map_or(Ok(None), |process| d.process.hold(process))
 }

@@ -3,10 +3,10 @@
 use super::Lifecycle;
 use super::cell::SandboxCell;
 use super::error::{CreateFailed, Error, InStep, StepFailed};
+use super::reap::HalfMade;
 use super::release;
 use super::undo::Undo;
 use crate::drivers::seams::{Launched, MonitorLaunch, Readers};
-use crate::model::name::UniqueName;
 use crate::model::record::{Handler, MonitoredProcess, PinnedNamespaces, Progress, SandboxFacts, SandboxRecord};
 use crate::model::security::NamespaceMode;
 use crate::model::{CgroupPath, ContainerId, SandboxId, SandboxPlan, SandboxState};
@@ -21,11 +21,11 @@ impl Lifecycle {
     /// Errors: `Step` for what can be told before anything is made (unknown runtime handler, a cgroup parent in the
     /// wrong syntax, no CNI configuration), `Create` when a step failed.
     pub async fn run_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
-        let (this, name) = (self.clone(), UniqueName::sandbox(&plan.metadata));
-        self.registry()
-            .sandbox_names
-            .make_once(WHAT, name, async move { this.make_sandbox(plan).await })
-            .await
+        let (this, name) = (self.clone(), plan.metadata.clone());
+        let exists = |id: &SandboxId| self.registry().sandbox(id.as_str()).is_ok();
+        let work = async move { this.make_sandbox(plan).await };
+        let names = &self.registry().sandbox_names;
+        names.make_once(&self.room.tasks, WHAT, name, exists, work).await
     }
 
     async fn make_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
@@ -52,6 +52,14 @@ impl Lifecycle {
                 let leftovers = undo.run().await;
                 if leftovers.is_empty() {
                     self.forget_sandbox(&plan.id).await;
+                } else {
+                    self.reap(HalfMade::Sandbox(Box::new(SandboxRecord {
+                        plan,
+                        handler,
+                        cgroup_parent: parent,
+                        progress: Progress::Making,
+                        boot_id: drivers.clock.boot_id(),
+                    })));
                 }
                 Err(Arc::new(CreateFailed {
                     what: WHAT,
@@ -94,7 +102,7 @@ impl Lifecycle {
 
         let ips = match &namespaces.net {
             Some(netns) => {
-                release::push_network(undo, d, plan, &namespaces);
+                release::push_network(undo, d, &plan.id, &namespaces);
                 d.network.connect(plan, netns).await.in_step("connect network")?
             }
             None => Vec::new(),
@@ -154,9 +162,13 @@ impl Lifecycle {
             tty: false,
             stdin: false,
             leave_stdin_open: false,
-            monitor_cgroup: parent.monitor(&id),
+            entrance: d
+                .cgroup
+                .entrance(&parent.monitor(&id))
+                .await
+                .in_step("make monitor cgroup")?,
         };
-        let Launched { process, monitor } = self.launch(launch).await.in_step("launch pause monitor")?;
+        let Launched { process, monitor } = d.monitor.create(launch).await.in_step("launch pause monitor")?;
         d.runtime
             .start(handler, &id, process)
             .await

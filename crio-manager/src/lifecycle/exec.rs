@@ -37,12 +37,18 @@ impl Lifecycle {
             let d = this.drivers();
             let config = d.bundle.read_spec(&cell.plan.id).await.in_step("read spec")?;
             let process_json = specify_exec(&config, &command, cell.plan.tty).in_step("build exec")?;
+            let monitor_cgroup = cell.cgroup_parent.monitor(&cell.plan.id);
             let launch = ExecLaunch {
                 id: cell.plan.id.clone(),
                 handler: cell.handler.clone(),
                 process_json,
                 tty: cell.plan.tty,
                 timeout,
+                entrance: d
+                    .cgroup
+                    .entrance(&monitor_cgroup)
+                    .await
+                    .in_step("make monitor cgroup")?,
             };
             Ok(d.monitor.exec(launch).await.in_step("exec")?)
         })

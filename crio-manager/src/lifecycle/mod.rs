@@ -12,6 +12,7 @@ pub mod health;
 mod images;
 mod log;
 mod observe;
+mod reap;
 pub mod registry;
 mod release;
 mod remove;

@@ -38,8 +38,14 @@ impl Lifecycle {
         let Some(infra) = cell.infra() else { return };
         let (this, cell) = (self.clone(), cell.clone());
         tokio::spawn(async move {
-            if let Some(process) = this.drivers().process.hold(infra.process) {
-                process.ended().await;
+            match this.drivers().process.hold(infra.process) {
+                Ok(Some(process)) => process.ended().await,
+                Ok(None) => {}
+                // No failed look is taken for an end.
+                Err(error) => {
+                    warn!(sandbox_id = %cell.plan.id, %error, "cannot watch the pod's own process");
+                    return;
+                }
             }
             info!(sandbox_id = %cell.plan.id, "the pod's own process ended");
             // Stopped is possible in every state.
@@ -79,7 +85,19 @@ impl Lifecycle {
             return exit;
         }
         let d = self.drivers();
-        let status = process.and_then(ProcessHandle::exit_status).unwrap_or_else(|| {
+        let mut status = process.and_then(ProcessHandle::exit_status);
+        if let (None, Some(monitor)) = (&status, monitor) {
+            // The kernel does not tell. As long as the monitor lives, its word is worth waiting for.
+            tokio::select! {
+                () = d.monitor.exit_recorded(id) => {}
+                () = monitor.ended() => {}
+            }
+            if let Some(exit) = self.recorded_exit(id, bundle).await {
+                return exit;
+            }
+            status = process.and_then(ProcessHandle::exit_status);
+        }
+        let status = status.unwrap_or_else(|| {
             ExitStatus::Unknown("its monitor left no record, and the kernel no longer tells".to_owned())
         });
         warn!(container_id = %id, ?status, "exit without a record of the monitor");

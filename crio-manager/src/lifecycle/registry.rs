@@ -2,21 +2,23 @@
 
 use super::cell::{ContainerCell, SandboxCell};
 use super::error::Error;
-use crate::model::name::UniqueName;
+use crate::model::name::{ContainerName, PodMetadata};
 use crate::model::{ContainerId, Id, SandboxId};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 /// All sandboxes and containers of the node. Its locks are short: no `.await` crosses them.
 #[derive(Default)]
 pub struct Registry {
     objects: Mutex<Objects>,
     /// Names of sandboxes.
-    pub sandbox_names: Arc<Names<crate::model::id::Sandbox>>,
+    pub sandbox_names: Arc<Names<PodMetadata, crate::model::id::Sandbox>>,
     /// Names of containers.
-    pub container_names: Arc<Names<crate::model::id::Container>>,
+    pub container_names: Arc<Names<ContainerName, crate::model::id::Container>>,
 }
 
 #[derive(Default)]
@@ -44,17 +46,13 @@ impl Registry {
     /// Forgets a sandbox and its name.
     pub fn remove_sandbox(&self, cell: &SandboxCell) {
         self.objects().sandboxes.remove(&cell.plan.id);
-        self.sandbox_names
-            .release(&UniqueName::sandbox(&cell.plan.metadata), &cell.plan.id);
+        self.sandbox_names.release(&cell.plan.metadata, &cell.plan.id);
     }
 
     /// Forgets a container and its name.
     pub fn remove_container(&self, cell: &ContainerCell) {
         self.objects().containers.remove(&cell.plan.id);
-        self.container_names.release(
-            &UniqueName::container(&cell.plan.metadata, &cell.plan.pod),
-            &cell.plan.id,
-        );
+        self.container_names.release(&cell.plan.name(), &cell.plan.id);
     }
 
     /// The sandbox with this id, or the only one whose id begins so.
@@ -111,8 +109,8 @@ fn shortened(id: &str) -> String {
 
 /// Which names are taken, and by whom.
 #[derive(Debug)]
-pub struct Names<T> {
-    slots: Mutex<HashMap<UniqueName, Slot<T>>>,
+pub struct Names<K, T> {
+    slots: Mutex<HashMap<K, Slot<T>>>,
 }
 
 #[derive(Debug)]
@@ -123,7 +121,7 @@ enum Slot<T> {
     Made(Id<T>),
 }
 
-impl<T> Default for Names<T> {
+impl<K, T> Default for Names<K, T> {
     fn default() -> Self {
         Self {
             slots: Mutex::default(),
@@ -131,18 +129,22 @@ impl<T> Default for Names<T> {
     }
 }
 
-impl<T: 'static> Names<T> {
-    fn slots(&self) -> MutexGuard<'_, HashMap<UniqueName, Slot<T>>> {
+impl<K, T> Names<K, T>
+where
+    K: Eq + Hash + Clone + Send + 'static,
+    T: 'static,
+{
+    fn slots(&self) -> MutexGuard<'_, HashMap<K, Slot<T>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a name for an object found at start.
-    pub fn adopt(&self, name: UniqueName, id: Id<T>) {
+    pub fn adopt(&self, name: K, id: Id<T>) {
         self.slots().insert(name, Slot::Made(id));
     }
 
     /// Frees a name, if it still belongs to this object.
-    pub fn release(&self, name: &UniqueName, id: &Id<T>) {
+    pub fn release(&self, name: &K, id: &Id<T>) {
         let mut slots = self.slots();
         if matches!(slots.get(name), Some(Slot::Made(holder)) if holder == id) {
             slots.remove(name);
@@ -160,17 +162,25 @@ impl<T: 'static> Names<T> {
     /// The object of this name: the one there is, the result of the creation under way, or that of `work`.
     ///
     /// `work` runs in a task of its own: a caller that leaves does not stop it, and its retry gets the result.
-    /// A failed or panicked `work` frees the name before its callers hear of it.
-    pub async fn make_once<W>(self: &Arc<Self>, what: &'static str, name: UniqueName, work: W) -> Result<Id<T>, Error>
+    /// A failed or panicked `work` frees the name before its callers hear of it. A name whose object does not `exist`
+    /// any more is free.
+    pub async fn make_once<W>(
+        self: &Arc<Self>,
+        tasks: &TaskTracker,
+        what: &'static str,
+        name: K,
+        exists: impl Fn(&Id<T>) -> bool,
+        work: W,
+    ) -> Result<Id<T>, Error>
     where
         W: Future<Output = Result<Id<T>, Error>> + Send + 'static,
     {
         let mut result = {
             let mut slots = self.slots();
             match slots.get(&name) {
-                Some(Slot::Made(id)) => return Ok(id.clone()),
+                Some(Slot::Made(id)) if exists(id) => return Ok(id.clone()),
                 Some(Slot::Making(result)) => result.clone(),
-                None => {
+                Some(Slot::Made(_)) | None => {
                     let (sender, result) = watch::channel(None);
                     slots.insert(name.clone(), Slot::Making(result.clone()));
                     let making = Making {
@@ -178,7 +188,7 @@ impl<T: 'static> Names<T> {
                         name,
                         made: None,
                     };
-                    tokio::spawn(tracing::Instrument::in_current_span(async move {
+                    tasks.spawn(tracing::Instrument::in_current_span(async move {
                         let mut making = making;
                         let outcome = work.await;
                         making.made = outcome.as_ref().ok().cloned();
@@ -197,13 +207,21 @@ impl<T: 'static> Names<T> {
 }
 
 /// Turns the slot into what came of the creation, also when its task panics.
-struct Making<T: 'static> {
-    names: Arc<Names<T>>,
-    name: UniqueName,
+struct Making<K, T>
+where
+    K: Eq + Hash + Clone + Send + 'static,
+    T: 'static,
+{
+    names: Arc<Names<K, T>>,
+    name: K,
     made: Option<Id<T>>,
 }
 
-impl<T: 'static> Drop for Making<T> {
+impl<K, T> Drop for Making<K, T>
+where
+    K: Eq + Hash + Clone + Send + 'static,
+    T: 'static,
+{
     fn drop(&mut self) {
         let mut slots = self.names.slots();
         match self.made.take() {
@@ -216,22 +234,23 @@ impl<T: 'static> Drop for Making<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::name::PodMetadata;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::sync::Notify;
 
-    fn name() -> UniqueName {
-        UniqueName::sandbox(&PodMetadata {
-            name: "p".into(),
-            uid: "u".into(),
-            namespace: "n".into(),
-            attempt: 0,
-        })
+    type SandboxNames = Names<&'static str, crate::model::id::Sandbox>;
+
+    async fn make_once<W>(names: &Arc<SandboxNames>, work: W) -> Result<SandboxId, Error>
+    where
+        W: Future<Output = Result<SandboxId, Error>> + Send + 'static,
+    {
+        names
+            .make_once(&TaskTracker::new(), "make", "name", |_| true, work)
+            .await
     }
 
     #[tokio::test]
     async fn retries_join_the_creation_under_way_and_get_its_result() {
-        let names = Arc::new(Names::<crate::model::id::Sandbox>::default());
+        let names = Arc::new(SandboxNames::default());
         let (go, runs) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
         let work = || {
             let (go, runs) = (go.clone(), runs.clone());
@@ -242,31 +261,25 @@ mod tests {
             }
         };
         // The first caller leaves before the work is done.
-        assert!(futures::FutureExt::now_or_never(Box::pin(names.make_once("make", name(), work()))).is_none());
-        let retries = futures::future::join_all((0..3).map(|_| names.make_once("make", name(), work())));
+        assert!(futures::FutureExt::now_or_never(Box::pin(make_once(&names, work()))).is_none());
+        let retries = futures::future::join_all((0..3).map(|_| make_once(&names, work())));
         let (results, ()) = tokio::join!(retries, async { go.notify_one() });
         for result in results {
             assert_eq!(result.unwrap(), SandboxId::from_bytes([1; 32]));
         }
         assert_eq!(runs.load(Ordering::SeqCst), 1);
-        assert_eq!(
-            names.make_once("make", name(), work()).await.unwrap(),
-            SandboxId::from_bytes([1; 32])
-        );
+        assert_eq!(make_once(&names, work()).await.unwrap(), SandboxId::from_bytes([1; 32]));
     }
 
     #[tokio::test]
     async fn a_failed_or_panicked_creation_frees_the_name() {
-        let names = Arc::new(Names::<crate::model::id::Sandbox>::default());
-        let failed = names.make_once("make", name(), async { Err(Error::Lost("x")) }).await;
+        let names = Arc::new(SandboxNames::default());
+        let failed = make_once(&names, async { Err(Error::Lost("x")) }).await;
         assert!(failed.is_err());
-        let panicked = names
-            .make_once("make", name(), async { panic!("a mistake of ours") })
-            .await;
+        let panicked = make_once(&names, async { panic!("a mistake of ours") }).await;
         assert!(matches!(panicked, Err(Error::Lost("make"))));
         assert!(
-            names
-                .make_once("make", name(), async { Ok(SandboxId::from_bytes([2; 32])) })
+            make_once(&names, async { Ok(SandboxId::from_bytes([2; 32])) })
                 .await
                 .is_ok()
         );

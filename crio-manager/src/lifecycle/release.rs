@@ -15,9 +15,14 @@ pub const KILL_WAIT: Duration = Duration::from_secs(10);
 /// The creator first: a delete that races a create under way leaves a container behind.
 pub async fn process(drivers: Drivers, handler: Handler, parent: CgroupPath, id: ContainerId) -> DriverResult<()> {
     let (monitor, container) = (parent.monitor(&id), parent.container(&id));
-    drivers.cgroup.kill(&monitor, KILL_WAIT).await?;
+    let creator_killed = drivers.cgroup.kill(&monitor, KILL_WAIT).await;
     drivers.cgroup.kill(&container, KILL_WAIT).await?;
-    drivers.runtime.delete(&handler, &id).await?;
+    creator_killed?;
+    if let Err(error) = drivers.runtime.delete(&handler, &id).await {
+        // Nothing of it lives: a runtime that cannot delete must not keep it on the node's books for ever.
+        tracing::warn!(container_id = %id, %error, "delete, forgetting the runtime's state instead");
+        drivers.runtime.forget(&handler, &id).await?;
+    }
     drivers.cgroup.remove(&container).await?;
     drivers.cgroup.remove(&monitor).await?;
     drivers.monitor.forget_exit(&id).await
@@ -62,7 +67,7 @@ pub fn push_sandbox(
     push_sandbox_files(undo, drivers, &plan.id);
     push_namespaces(undo, drivers, &plan.id);
     if plan.has_own_network() {
-        push_network(undo, drivers, plan, pins);
+        push_network(undo, drivers, &plan.id, pins);
     }
     if plan.namespaces.pid == NamespaceMode::Pod {
         let infra: ContainerId = plan.id.cast();
@@ -87,9 +92,9 @@ pub fn push_namespaces(undo: &mut Undo, drivers: &Drivers, id: &SandboxId) {
 }
 
 /// Pushes the release of addresses and ports.
-pub fn push_network(undo: &mut Undo, drivers: &Drivers, plan: &SandboxPlan, pins: &PinnedNamespaces) {
-    let (drivers, plan, netns) = (drivers.clone(), plan.clone(), pins.net.clone());
+pub fn push_network(undo: &mut Undo, drivers: &Drivers, id: &SandboxId, pins: &PinnedNamespaces) {
+    let (drivers, id, netns) = (drivers.clone(), id.clone(), pins.net.clone());
     undo.push("disconnect network", async move {
-        drivers.network.disconnect(&plan, netns.as_deref()).await
+        drivers.network.disconnect(&id, netns.as_deref()).await
     });
 }

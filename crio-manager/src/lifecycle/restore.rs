@@ -1,14 +1,19 @@
-//! After a start: records and the kernel become cells; what was half-made is removed.
+//! After a start: records and the kernel become cells; what was half-made is left to `reap`.
 //!
-//! Records are intent, the kernel is the truth. No runtime process is run for what stands.
+//! Records are intent, the kernel is the truth. No runtime process is run for what stands, and nothing here waits for
+//! what hangs.
 
+use super::Lifecycle;
 use super::cell::{ContainerCell, Held, SandboxCell};
+use super::create_container::hold;
 use super::error::{Error, InStep};
-use super::undo::Undo;
-use super::{Lifecycle, release};
-use crate::model::name::UniqueName;
-use crate::model::record::{ContainerFacts, ContainerRecord, PinnedNamespaces, Progress, SandboxFacts, SandboxRecord};
-use crate::model::{ContainerState, Exit, ExitStatus, SandboxState};
+use super::reap::HalfMade;
+use crate::model::record::{
+    ContainerFacts, ContainerRecord, PinnedNamespaces, Progress, SandboxFacts, SandboxFiles, SandboxRecord,
+};
+use crate::model::security::{NamespaceMode, Namespaces, SelinuxOptions};
+use crate::model::{ContainerState, Exit, ExitStatus, SandboxPlan, SandboxState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::{info, warn};
 
@@ -19,76 +24,90 @@ pub struct Restored {
     pub sandboxes: usize,
     /// Containers that stand, exited ones included.
     pub containers: usize,
-    /// Half-made objects that were removed.
-    pub removed: usize,
+    /// Half-made objects, which are being removed.
+    pub half_made: usize,
 }
+
+/// Labels by which a kubelet knows its pods.
+const KUBELET_LABELS: [&str; 3] = [
+    "io.kubernetes.pod.name",
+    "io.kubernetes.pod.namespace",
+    "io.kubernetes.pod.uid",
+];
 
 impl Lifecycle {
     /// Takes up what an earlier daemon left. Fails only when the records cannot be listed at all.
     pub async fn restore(&self) -> Result<Restored, Error> {
-        let (sandboxes, containers) = self.drivers().store.load().await.in_step("load records")?;
-        let boot_id = self.drivers().clock.boot_id();
-        let mut restored = Restored::default();
-        for record in sandboxes {
+        let loaded = self.drivers().store.load().await.in_step("load records")?;
+        let mut half_made = Vec::new();
+        for record in loaded.sandboxes {
             match record.progress.clone() {
-                Progress::Made(facts) => {
-                    self.restore_sandbox(record, facts, &boot_id);
-                    restored.sandboxes += 1;
-                }
-                Progress::Making => {
-                    restored.removed += 1;
-                    self.remove_half_made_sandbox(record).await;
-                }
+                Progress::Made(facts) => self.restore_sandbox(record, facts).await,
+                Progress::Making => half_made.push(HalfMade::Sandbox(Box::new(record))),
             }
         }
-        for record in containers {
+        for record in loaded.containers {
             match record.progress.clone() {
-                Progress::Made(facts) if self.registry().sandbox(record.plan.sandbox_id.as_str()).is_ok() => {
-                    self.restore_container(record, facts, &boot_id);
-                    restored.containers += 1;
-                }
-                // A container without its pod is of no use to anybody, and would confuse a kubelet.
-                Progress::Made(_) | Progress::Making => {
-                    restored.removed += 1;
-                    self.remove_half_made_container(record).await;
-                }
+                Progress::Made(facts) => self.restore_container(record, facts).await,
+                Progress::Making => half_made.push(HalfMade::Container(Box::new(record))),
             }
         }
+        let known = |id: &str| self.registry().sandbox(id).is_ok();
+        half_made.extend(loaded.lost_containers.into_iter().map(HalfMade::LostContainer));
+        half_made.extend(
+            loaded
+                .lost_sandboxes
+                .into_iter()
+                .filter(|id| !known(id.as_str()))
+                .map(HalfMade::LostSandbox),
+        );
+
+        let (sandboxes, containers) = self.registry().snapshot();
+        let restored = Restored {
+            sandboxes: sandboxes.len(),
+            containers: containers.len(),
+            half_made: half_made.len(),
+        };
         info!(?restored, "restored");
+        for what in half_made {
+            self.reap(what);
+        }
         Ok(restored)
     }
 
-    fn restore_sandbox(&self, record: SandboxRecord, mut facts: SandboxFacts, boot_id: &str) {
-        let gone = record.boot_id != boot_id
-            || facts
-                .infra
-                .is_some_and(|infra| self.drivers().process.hold(infra.process).is_none());
-        if gone {
+    async fn restore_sandbox(&self, record: SandboxRecord, mut facts: SandboxFacts) {
+        let d = self.drivers();
+        let rebooted = record.boot_id != d.clock.boot_id();
+        // No failed look is taken for an end.
+        let ended = facts
+            .infra
+            .is_some_and(|infra| matches!(d.process.hold(infra.process), Ok(None)));
+        if rebooted || ended {
             facts.state = SandboxState::NotReady;
         }
-        let parent = record.cgroup_parent;
-        let name = UniqueName::sandbox(&record.plan.metadata);
-        self.registry().sandbox_names.adopt(name, record.plan.id.clone());
+        self.registry()
+            .sandbox_names
+            .adopt(record.plan.metadata.clone(), record.plan.id.clone());
         let cell = Arc::new(SandboxCell::new(
             record.plan,
             record.handler,
-            parent,
+            record.cgroup_parent,
             facts,
             record.boot_id,
         ));
-        if !gone {
+        if cell.state() == SandboxState::Ready {
             self.observe_sandbox(&cell);
         }
         self.registry().insert_sandbox(cell);
     }
 
-    fn restore_container(&self, record: ContainerRecord, mut facts: ContainerFacts, boot_id: &str) {
+    async fn restore_container(&self, record: ContainerRecord, mut facts: ContainerFacts) {
         let d = self.drivers();
         let mut held = Held::default();
-        if record.boot_id != boot_id && !facts.state.is_exited() {
-            let why = "the node was rebooted".to_owned();
+        let mut changed = false;
+        if record.boot_id != d.clock.boot_id() && !facts.state.is_exited() {
             let exit = Exit {
-                status: ExitStatus::Unknown(why),
+                status: ExitStatus::Unknown("the node was rebooted".to_owned()),
                 oom_killed: false,
                 at: d.clock.now(),
             };
@@ -97,55 +116,98 @@ impl Lifecycle {
                 ContainerState::Created { .. } | ContainerState::Exited { .. } => None,
             };
             facts.state = ContainerState::Exited { exit, started_at };
+            changed = true;
         } else if let Some(process) = facts.state.process() {
             // The daemon may have died between the runtime's start and the record of it.
             if matches!(facts.state, ContainerState::Created { .. })
                 && let Some(started_at) = d.runtime.started_at(&record.handler, &record.plan.id)
             {
                 facts.state = ContainerState::Running { process, started_at };
+                changed = true;
             }
-            held.process = d.process.hold(process);
-            held.monitor = facts.monitor.and_then(|monitor| d.process.hold(monitor));
+            let (process, monitor) = (hold(d, Some(process)), hold(d, facts.monitor));
+            match (process, monitor) {
+                (Ok(process), Ok(monitor)) => held = Held { process, monitor },
+                (Err(error), _) | (_, Err(error)) => {
+                    // No failed look is taken for an end. The container goes on, the next start looks again.
+                    return warn!(container_id = %record.plan.id, %error, "cannot take hold of it, leaving it alone");
+                }
+            }
         }
-        let parent = record.cgroup_parent;
-        let name = UniqueName::container(&record.plan.metadata, &record.plan.pod);
-        self.registry().container_names.adopt(name, record.plan.id.clone());
+        if self.registry().sandbox(record.plan.sandbox_id.as_str()).is_err() {
+            self.stand_in_for_sandbox(&record);
+        }
+        self.registry()
+            .container_names
+            .adopt(record.plan.name(), record.plan.id.clone());
+        let (handler, parent) = (record.handler, record.cgroup_parent);
         let cell = Arc::new(ContainerCell::new(
             record.plan,
-            record.handler,
+            handler,
             parent,
             facts,
             record.boot_id,
             held,
         ));
+        if changed {
+            self.save(&cell).await;
+        }
         self.observe_container(&cell);
         self.registry().insert_container(cell);
     }
 
-    async fn remove_half_made_sandbox(&self, record: SandboxRecord) {
-        let mut undo = Undo::default();
-        let parent = record.cgroup_parent;
-        let pins = PinnedNamespaces::default();
-        release::push_sandbox(&mut undo, self.drivers(), &record.plan, &pins, &record.handler, &parent);
-        let leftovers = undo.run().await;
-        if leftovers.is_empty() {
-            self.forget_sandbox(&record.plan.id).await;
-            info!(sandbox_id = %record.plan.id, "half-made pod sandbox removed");
-        } else {
-            warn!(sandbox_id = %record.plan.id, ?leftovers, "half-made pod sandbox: the next start tries again");
-        }
-    }
-
-    async fn remove_half_made_container(&self, record: ContainerRecord) {
-        let mut undo = Undo::default();
-        let parent = record.cgroup_parent;
-        release::push_container(&mut undo, self.drivers(), &record.handler, &parent, &record.plan.id);
-        let leftovers = undo.run().await;
-        if leftovers.is_empty() {
-            self.forget_container(&record.plan.id).await;
-            info!(container_id = %record.plan.id, "half-made container removed");
-        } else {
-            warn!(container_id = %record.plan.id, ?leftovers, "half-made container: the next start tries again");
-        }
+    /// A pod that is not ready in place of one whose record is lost, so that its containers are not without a pod and
+    /// whoever stops and removes it gives back what it had.
+    fn stand_in_for_sandbox(&self, of: &ContainerRecord) {
+        warn!(sandbox_id = %of.plan.sandbox_id, container_id = %of.plan.id, "its pod's record is lost, the pod is not ready");
+        let labels = KUBELET_LABELS
+            .iter()
+            .filter_map(|label| of.plan.labels.get_key_value(*label));
+        let plan = SandboxPlan {
+            id: of.plan.sandbox_id.clone(),
+            metadata: of.plan.pod.clone(),
+            hostname: String::new(),
+            log_directory: None,
+            dns: None,
+            port_mappings: Vec::new(),
+            labels: labels.map(|(label, value)| (label.clone(), value.clone())).collect(),
+            annotations: Default::default(),
+            cgroup_parent: of.cgroup_parent.to_string(),
+            sysctls: Default::default(),
+            // All that a pod can have, so that all is given back.
+            namespaces: Namespaces {
+                network: NamespaceMode::Pod,
+                pid: NamespaceMode::Pod,
+                ipc: NamespaceMode::Pod,
+            },
+            privileged: false,
+            selinux: SelinuxOptions::default(),
+            runtime_handler: String::new(),
+            created_at: of.plan.created_at,
+        };
+        let files = SandboxFiles {
+            resolv_conf: PathBuf::new(),
+            hosts: PathBuf::new(),
+            hostname: PathBuf::new(),
+            shm: None,
+        };
+        let facts = SandboxFacts {
+            state: SandboxState::NotReady,
+            ips: Vec::new(),
+            namespaces: PinnedNamespaces::default(),
+            files,
+            infra: None,
+        };
+        self.registry()
+            .sandbox_names
+            .adopt(plan.metadata.clone(), plan.id.clone());
+        let (handler, parent) = (of.handler.clone(), of.cgroup_parent.clone());
+        self.registry().insert_sandbox(Arc::new(SandboxCell::new(
+            plan,
+            handler,
+            parent,
+            facts,
+            of.boot_id.clone(),
+        )));
     }
 }

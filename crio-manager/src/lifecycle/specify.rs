@@ -7,7 +7,7 @@ use crate::drivers::seams::{DriverError, ErrorKind, HostDevice, ResolvedImage};
 use crate::model::container::{ContainerPlan, Propagation};
 use crate::model::record::{PinnedNamespaces, RunningUser};
 use crate::model::security::{GroupsPolicy, NamespaceMode, Profile, RunAs, Security};
-use crate::model::{CgroupPath, SandboxPlan, signal};
+use crate::model::{CgroupPath, ProcessId, SandboxPlan, signal};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::devices::{Device, DeviceAccess};
 use crate::spec::mounts::{Access, Mount, MountAccess, MountRequest, OwnFile, Shm, image_volume_paths};
@@ -59,6 +59,8 @@ pub(super) struct Specified {
     pub stop_signal: i32,
     /// Who it runs as.
     pub user: RunningUser,
+    /// Whose PID namespace it joins, if it has none of its own.
+    pub joined_pid_namespace: Option<ProcessId>,
 }
 
 /// Names of the account files in a bundle.
@@ -142,7 +144,7 @@ impl Lifecycle {
         }
 
         let bundle = d.bundle.path(&plan.id);
-        let pid = self.pid_namespace(sandbox, plan).in_step("choose PID namespace")?;
+        let (pid, joined_pid_namespace) = self.pid_namespace(sandbox, plan).in_step("choose PID namespace")?;
         let outside = Outside {
             rootfs,
             bundle: &bundle,
@@ -150,6 +152,7 @@ impl Lifecycle {
             devices,
             seccomp,
             pid,
+            joined_pid_namespace,
             passwd,
             group,
         };
@@ -291,18 +294,26 @@ impl Lifecycle {
                 gid: user.gid,
                 groups: user.additional_gids,
             },
+            joined_pid_namespace: outside.joined_pid_namespace,
         })
     }
 
     /// Which processes the container sees.
-    fn pid_namespace(&self, sandbox: &SandboxCell, plan: &ContainerPlan) -> Result<Namespace, DriverError> {
-        let of = |pid: std::num::NonZeroU32| Namespace::Path(format!("/proc/{pid}/ns/pid").into());
+    fn pid_namespace(
+        &self,
+        sandbox: &SandboxCell,
+        plan: &ContainerPlan,
+    ) -> Result<(Namespace, Option<ProcessId>), DriverError> {
+        let of = |process: ProcessId| {
+            let path = format!("/proc/{}/ns/pid", process.pid);
+            (Namespace::Path(path.into()), Some(process))
+        };
         let wrong = |why: String| DriverError::new(ErrorKind::Invalid, why);
         match &plan.security.namespaces.pid {
-            NamespaceMode::Container => Ok(Namespace::New),
-            NamespaceMode::Node => Ok(Namespace::Host),
+            NamespaceMode::Container => Ok((Namespace::New, None)),
+            NamespaceMode::Node => Ok((Namespace::Host, None)),
             NamespaceMode::Pod => match sandbox.infra() {
-                Some(infra) => Ok(of(infra.process.pid)),
+                Some(infra) => Ok(of(infra.process)),
                 None => Err(wrong("the pod was made without a shared PID namespace".to_owned())),
             },
             NamespaceMode::Target(id) => {
@@ -311,7 +322,7 @@ impl Lifecycle {
                     .container(id)
                     .map_err(|error| wrong(error.to_string()))?;
                 match target.state().process() {
-                    Some(process) if target.plan.sandbox_id == sandbox.plan.id => Ok(of(process.pid)),
+                    Some(process) if target.plan.sandbox_id == sandbox.plan.id => Ok(of(process)),
                     Some(_) => Err(wrong(format!("target container {id} is in another pod"))),
                     None => Err(wrong(format!("target container {id} has exited"))),
                 }
@@ -409,6 +420,7 @@ struct Outside<'a> {
     devices: Vec<Device>,
     seccomp: SeccompRequest,
     pid: Namespace,
+    joined_pid_namespace: Option<ProcessId>,
     passwd: Option<Vec<u8>>,
     group: Option<Vec<u8>>,
 }

@@ -89,6 +89,8 @@ impl Lifecycle {
         cell.apply(SandboxEvent::Stopped)?;
         let _operation = cell.operation.lock().await;
         self.save_sandbox(cell).await;
+        // Creations under way see that the pod is stopped and undo themselves; those that were through are listed.
+        drop(cell.creating.write().await);
 
         let containers = self.registry().containers_of(&plan.id);
         let stops = containers
@@ -105,7 +107,7 @@ impl Lifecycle {
         if plan.has_own_network() {
             let netns = cell.facts().namespaces.net;
             d.network
-                .disconnect(plan, netns.as_deref())
+                .disconnect(&plan.id, netns.as_deref())
                 .await
                 .in_step("disconnect network")?;
         }

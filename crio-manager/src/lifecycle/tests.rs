@@ -14,6 +14,9 @@ use std::time::Duration;
 
 const NOTHING: [&str; 0] = [];
 
+/// More releases than a pod with a container has.
+const MORE_THAN_ALL_STEPS: usize = 40;
+
 fn pod() -> PodMetadata {
     PodMetadata {
         name: "pod".into(),
@@ -152,7 +155,7 @@ async fn a_failure_at_any_step_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_removal_that_fails_anywhere_is_finished_by_the_next() {
-    for step in 0.. {
+    for step in 0..MORE_THAN_ALL_STEPS {
         let node = FakeNode::new(Fails::Releasing(step));
         let lifecycle = lifecycle(&node);
         let container = running(&lifecycle).await;
@@ -167,10 +170,6 @@ async fn a_removal_that_fails_anywhere_is_finished_by_the_next() {
         }
         assert_eq!(node.held(), NOTHING, "step {step}");
         assert!(lifecycle.registry().snapshot().0.is_empty() && lifecycle.registry().snapshot().1.is_empty());
-        if first.is_ok() {
-            assert!(step > 5, "every step has had its turn: {step}");
-            return;
-        }
     }
 }
 
@@ -392,7 +391,7 @@ async fn a_restart_finds_what_stands_with_the_exits_that_happened_meanwhile() {
     };
     let after = lifecycle(&node);
     let restored = after.restore().await.unwrap();
-    assert_eq!((restored.sandboxes, restored.containers, restored.removed), (1, 1, 0));
+    assert_eq!((restored.sandboxes, restored.containers, restored.half_made), (1, 1, 0));
     let cell = after.registry().container(id.as_str()).unwrap();
     assert!(matches!(cell.state(), ContainerState::Running { .. }));
     assert_eq!(
@@ -422,6 +421,126 @@ async fn a_restart_in_the_middle_of_a_create_removes_what_was_half_made() {
     }
     let after = lifecycle(&node);
     let restored = after.restore().await.unwrap();
-    assert_eq!((restored.sandboxes, restored.removed), (0, 1));
+    assert_eq!((restored.sandboxes, restored.half_made), (0, 1));
+    // Removed in the background, so that nothing of it keeps the daemon from answering.
+    while !node.held().is_empty() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_the_pod_ends_the_creations_under_way_in_it() {
+    let node = FakeNode::new(Fails::Never);
+    let lifecycle = lifecycle(&node);
+    let mut plan = sandbox_plan(1);
+    plan.namespaces.pid = NamespaceMode::Container;
+    let id = lifecycle.run_sandbox(plan).await.unwrap();
+    let sandbox = lifecycle.registry().sandbox(id.as_str()).unwrap();
+    node.hang_creates.store(true, Ordering::SeqCst);
+    let mut alone = container_plan(2, &id);
+    alone.security.namespaces.pid = NamespaceMode::Container;
+    let creating = lifecycle.create_container(sandbox.clone(), alone);
+    let began = tokio::time::Instant::now();
+    let (created, removed) = tokio::join!(creating, lifecycle.remove_sandbox(sandbox.clone()));
+    removed.unwrap();
+    let error = created.unwrap_err();
+    assert!(error.to_string().contains("stopped"), "{error}");
+    assert!(
+        began.elapsed() < Duration::from_secs(60),
+        "it waited for the runtime that hangs"
+    );
     assert_eq!(node.held(), NOTHING);
+    assert!(lifecycle.registry().snapshot().1.is_empty());
+}
+
+#[tokio::test]
+async fn a_container_belongs_to_its_sandbox_alone() {
+    let node = FakeNode::new(Fails::Never);
+    let lifecycle = lifecycle(&node);
+    let first = pod_with_container(&lifecycle).await.unwrap();
+    let mut again = sandbox_plan(5);
+    again.metadata.attempt = 1;
+    let id = lifecycle.run_sandbox(again).await.unwrap();
+    let sandbox = lifecycle.registry().sandbox(id.as_str()).unwrap();
+    let second = lifecycle
+        .create_container(sandbox, container_plan(6, &id))
+        .await
+        .unwrap();
+    assert_ne!(
+        first, second,
+        "same container name and attempt, another sandbox of the pod"
+    );
+}
+
+#[tokio::test]
+async fn containers_of_a_pod_whose_record_is_lost_go_on_and_can_be_removed_with_it() {
+    let node = FakeNode::new(Fails::Never);
+    let id = {
+        let before = lifecycle(&node);
+        let mut plan = sandbox_plan(1);
+        plan.namespaces.pid = NamespaceMode::Container;
+        let sandbox = before.run_sandbox(plan).await.unwrap();
+        let mut plan = container_plan(2, &sandbox);
+        plan.security.namespaces.pid = NamespaceMode::Container;
+        let sandbox = before.registry().sandbox(sandbox.as_str()).unwrap();
+        let id = before.create_container(sandbox, plan).await.unwrap();
+        before.start_container(id.as_str()).await.unwrap();
+        id
+    };
+    node.lose_sandbox_records();
+    let after = lifecycle(&node);
+    let restored = after.restore().await.unwrap();
+    assert_eq!((restored.sandboxes, restored.containers, restored.half_made), (1, 1, 0));
+    let cell = after.registry().container(id.as_str()).unwrap();
+    assert!(
+        matches!(cell.state(), ContainerState::Running { .. }),
+        "nobody killed it"
+    );
+    let sandbox = after.registry().sandbox(cell.plan.sandbox_id.as_str()).unwrap();
+    assert_eq!(sandbox.state(), SandboxState::NotReady);
+    after.remove_sandbox(sandbox).await.unwrap();
+    assert_eq!(node.held(), NOTHING);
+}
+
+#[tokio::test]
+async fn a_failed_look_is_not_taken_for_an_end() {
+    let node = FakeNode::new(Fails::Never);
+    let id = {
+        let before = lifecycle(&node);
+        running(&before).await.plan.id.clone()
+    };
+    node.blind.store(true, Ordering::SeqCst);
+    let after = lifecycle(&node);
+    after.restore().await.unwrap();
+    // Left alone: neither said to have ended nor killed.
+    assert!(after.registry().container(id.as_str()).is_err());
+    assert!(node.held().contains(&format!("process {}", id.short())));
+    node.blind.store(false, Ordering::SeqCst);
+    let last = lifecycle(&node);
+    last.restore().await.unwrap();
+    let cell = last.registry().container(id.as_str()).unwrap();
+    assert!(matches!(cell.state(), ContainerState::Running { .. }));
+}
+
+#[tokio::test]
+async fn a_reboot_ends_what_ran_with_a_code_that_is_not_success() {
+    let node = FakeNode::new(Fails::Never);
+    let id = {
+        let before = lifecycle(&node);
+        running(&before).await.plan.id.clone()
+    };
+    node.reboot();
+    let after = lifecycle(&node);
+    after.restore().await.unwrap();
+    let finished = |lifecycle: &Lifecycle| match lifecycle.registry().container(id.as_str()).unwrap().state() {
+        ContainerState::Exited { exit, .. } => exit,
+        other => panic!("{other:?}"),
+    };
+    let exit = finished(&after);
+    assert_eq!((exit.status.code(), exit.reason()), (255, "Unknown"));
+    let (sandboxes, _) = after.registry().snapshot();
+    assert_eq!(sandboxes[0].state(), SandboxState::NotReady);
+    let again = lifecycle(&node);
+    again.restore().await.unwrap();
+    assert_eq!(finished(&again), exit, "and stays ended when it did");
 }

@@ -1,6 +1,6 @@
 //! A container: what was asked, its state, and the events that change it.
 
-use super::name::{ContainerMetadata, Pairs, PodMetadata};
+use super::name::{ContainerMetadata, ContainerName, Pairs, PodMetadata};
 use super::security::Security;
 use super::{ContainerId, Exit, ExitStatus, ProcessId, Refused, SandboxId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,13 @@ pub struct ContainerPlan {
     pub stop_signal: Option<i32>,
     /// When it was asked for.
     pub created_at: Timestamp,
+}
+
+impl ContainerPlan {
+    /// The name it has on this node.
+    pub fn name(&self) -> ContainerName {
+        (self.sandbox_id.clone(), self.metadata.clone())
+    }
 }
 
 /// A bind mount into the container.

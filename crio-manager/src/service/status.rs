@@ -14,8 +14,12 @@ pub fn status(error: Error) -> Status {
         Error::Ambiguous(_) => Code::InvalidArgument,
         Error::SandboxNotReady(_) | Error::NotRunning { .. } | Error::WrongState(_) => Code::FailedPrecondition,
         Error::TimedOut { .. } => Code::DeadlineExceeded,
-        Error::Create(failed) => code(failed.cause.kind),
-        Error::Step { cause, .. } => code(cause.kind),
+        Error::Create(failed) => code_of_part(failed.cause.kind),
+        Error::Step {
+            step: "pull" | "load",
+            cause,
+        } => code(cause.kind),
+        Error::Step { cause, .. } => code_of_part(cause.kind),
         Error::Leftovers { .. } | Error::Lost(_) => Code::Internal,
     };
     Status::new(code, one_line(&error))
@@ -24,6 +28,15 @@ pub fn status(error: Error) -> Status {
 /// The mapping of a driver's errors, for calls that need no verb.
 pub fn driver_status(error: DriverError) -> Status {
     Status::new(code(error.kind), one_line(&error))
+}
+
+/// The code for something that a verb needed on its way. What is missing then is not the object of the call: clients
+/// take `NotFound` for "already gone".
+fn code_of_part(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::NotFound => Code::FailedPrecondition,
+        kind => code(kind),
+    }
 }
 
 fn code(kind: ErrorKind) -> Code {

@@ -7,6 +7,7 @@ use crate::model::CgroupPath;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,6 +217,16 @@ impl Tree {
             write(&procs, &pid.to_string()).map_err(file_error(&procs, "place process"))?;
         }
         Ok(())
+    }
+
+    fn entrance(&self, cgroup: &CgroupPath) -> Result<Vec<OwnedFd>> {
+        self.create(cgroup)?;
+        let open = |hierarchy: &Hierarchy| {
+            let procs = below(cgroup, &hierarchy.mount).join("cgroup.procs");
+            let door = std::fs::OpenOptions::new().write(true).open(&procs);
+            door.map(OwnedFd::from).map_err(file_error(&procs, "open for writing"))
+        };
+        self.hierarchies.iter().map(open).collect()
     }
 
     fn set_limits(&self, cgroup: &CgroupPath, limits: &Limits) -> Result<()> {
@@ -454,6 +465,12 @@ impl Cgroupfs {
     pub async fn place(&self, cgroup: &CgroupPath, pid: u32) -> Result<()> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.place(&cgroup, pid)).await
+    }
+
+    /// Makes the cgroup if need be and opens its `cgroup.procs` for writing, in every hierarchy.
+    pub async fn entrance(&self, cgroup: &CgroupPath) -> Result<Vec<OwnedFd>> {
+        let cgroup = cgroup.clone();
+        self.blocking(move |tree| tree.entrance(&cgroup)).await
     }
 
     /// Sets what is given and leaves the rest as it is.

@@ -2,8 +2,8 @@
 
 use super::cgroupfs::Cgroupfs;
 use super::{Error, Mode};
-use crate::drivers::seams::{CgroupSummary, Cgroups, DriverError, DriverResult, ErrorKind};
-use crate::model::{CgroupPath, ProcessId};
+use crate::drivers::seams::{CgroupSummary, Cgroups, DriverError, DriverResult, Entrance, ErrorKind};
+use crate::model::CgroupPath;
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,8 +27,8 @@ impl Cgroups for Cgroupfs {
         CgroupPath::parse_parent(asked).map_err(|bad| DriverError::new(ErrorKind::Invalid, bad.to_string()))
     }
 
-    async fn place(&self, cgroup: &CgroupPath, process: ProcessId) -> DriverResult<()> {
-        Ok(Cgroupfs::place(self, cgroup, process.pid.get()).await?)
+    async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance> {
+        Ok(Cgroupfs::entrance(self, cgroup).await?)
     }
 
     async fn kill(&self, cgroup: &CgroupPath, limit: Duration) -> DriverResult<()> {

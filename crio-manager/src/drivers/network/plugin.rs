@@ -134,6 +134,8 @@ pub async fn run(call: Call) -> Result<Vec<u8>, PluginError> {
     for name in PRIVATE_ENVIRONMENT {
         command.env_remove(name);
     }
+    // A plugin that finished behind the next daemon's back would hold what that one has just given back.
+    crate::drivers::child::dies_with_us(&mut command);
     let child = command.spawn().map_err(|source| PluginError::Spawn {
         program: call.program,
         source,

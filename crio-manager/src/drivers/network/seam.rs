@@ -3,8 +3,8 @@
 use super::pod::{Dns, PodNetwork, PortMapping, Protocol};
 use super::{Error, Network, NetworkStatus};
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, PodNetworks};
-use crate::model::SandboxPlan;
 use crate::model::sandbox::PortProtocol;
+use crate::model::{SandboxId, SandboxPlan};
 use async_trait::async_trait;
 use std::net::IpAddr;
 use std::path::Path;
@@ -82,10 +82,10 @@ impl PodNetworks for Cni {
         Ok(self.network.setup(&pod, Instant::now() + self.limit).await?.ips)
     }
 
-    async fn disconnect(&self, plan: &SandboxPlan, netns: Option<&Path>) -> DriverResult<()> {
+    async fn disconnect(&self, id: &SandboxId, netns: Option<&Path>) -> DriverResult<()> {
         Ok(self
             .network
-            .teardown(plan.id.as_str(), netns, Instant::now() + self.limit)
+            .teardown(id.as_str(), netns, Instant::now() + self.limit)
             .await?)
     }
 }

@@ -1,0 +1,51 @@
+//! What a child process does between fork and exec.
+
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use tokio::process::Command;
+
+/// Soft and hard limit of open files as this daemon was given them.
+static GIVEN_OPEN_FILES: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
+
+/// Raises the soft limit of open files to the hard one: there are two descriptors a container. Once, at start.
+pub fn raise_open_files() -> nix::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let _ = GIVEN_OPEN_FILES.set((soft, hard));
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// Has the command start its life in the cgroups whose `cgroup.procs` these are: no moment of it is outside.
+///
+/// The limit of open files is as it was given to this daemon: what is inherited reaches containers, where programs
+/// choose other ways, and slower ones, when it is high.
+///
+/// Called before anything that renumbers descriptors in the child.
+#[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.
+pub fn born_in(command: &mut Command, entrance: Vec<OwnedFd>) {
+    let given = GIVEN_OPEN_FILES.get().copied();
+    // SAFETY: in the child only `setrlimit` and `write` are called, which are async-signal-safe, on descriptors made
+    // before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            if let Some((soft, hard)) = given {
+                setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+            }
+            entrance
+                .iter()
+                .try_for_each(|procs| nix::unistd::write(procs, b"0").map(drop).map_err(std::io::Error::from))
+        });
+    }
+}
+
+/// Has the kernel kill the command when this daemon ends: what it began would otherwise go on behind the back of the
+/// next daemon, which undoes what it finds. Children of the command are not concerned.
+#[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.
+pub fn dies_with_us(command: &mut Command) {
+    // SAFETY: in the child only `prctl` is called, a plain system call.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)
+        });
+    }
+}

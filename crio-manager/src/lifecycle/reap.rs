@@ -1,0 +1,128 @@
+//! What was left half-made is removed in the background, again and again until nothing of it is there.
+
+use super::Lifecycle;
+use super::release;
+use super::undo::Undo;
+use crate::drivers::seams::DriverResult;
+use crate::model::record::{ContainerRecord, PinnedNamespaces, SandboxRecord};
+use crate::model::{CgroupPath, ContainerId, SandboxId};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// First and longest pause between two tries.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Something that must not stay.
+#[derive(Debug, Clone)]
+pub enum HalfMade {
+    /// A creation that did not end.
+    Sandbox(Box<SandboxRecord>),
+    /// A creation that did not end.
+    Container(Box<ContainerRecord>),
+    /// A pod whose record cannot be read, and of which no container is known.
+    LostSandbox(SandboxId),
+    /// A container whose record cannot be read: nobody could stop it.
+    LostContainer(ContainerId),
+}
+
+impl Lifecycle {
+    /// Removes it in a task of its own, with pauses between the tries. Its name is free meanwhile.
+    pub(super) fn reap(&self, what: HalfMade) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let (mut pause, longest) = PAUSE;
+            loop {
+                let leftovers = this.release_half_made(&what).await;
+                if leftovers.is_empty() {
+                    return info!(what = what.id(), "half-made object removed");
+                }
+                warn!(what = what.id(), ?leftovers, again_in = ?pause, "half-made object cannot be removed yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+        });
+    }
+
+    async fn release_half_made(&self, what: &HalfMade) -> Vec<String> {
+        let d = self.drivers();
+        let mut undo = Undo::default();
+        let pins = PinnedNamespaces::default();
+        match what {
+            HalfMade::Sandbox(record) => {
+                let SandboxRecord {
+                    plan,
+                    handler,
+                    cgroup_parent,
+                    ..
+                } = record.as_ref();
+                release::push_sandbox(&mut undo, d, plan, &pins, handler, cgroup_parent);
+            }
+            HalfMade::Container(record) => {
+                let ContainerRecord {
+                    plan,
+                    handler,
+                    cgroup_parent,
+                    ..
+                } = record.as_ref();
+                release::push_container(&mut undo, d, handler, cgroup_parent, &plan.id);
+            }
+            HalfMade::LostSandbox(id) => {
+                release::push_sandbox_files(&mut undo, d, id);
+                release::push_namespaces(&mut undo, d, id);
+                release::push_network(&mut undo, d, id, &pins);
+                self.push_lost_process(&mut undo, id.cast());
+            }
+            HalfMade::LostContainer(id) => {
+                release::push_rootfs(&mut undo, d, id);
+                self.push_lost_process(&mut undo, id.clone());
+            }
+        }
+        let leftovers = undo.run().await;
+        if leftovers.is_empty() {
+            match what {
+                HalfMade::Sandbox(record) => self.forget_sandbox(&record.plan.id).await,
+                HalfMade::Container(record) => self.forget_container(&record.plan.id).await,
+                HalfMade::LostSandbox(_) | HalfMade::LostContainer(_) => {}
+            }
+        }
+        leftovers
+    }
+
+    /// Ends a container of which only the id is known: its bundle says where it is, and a runtime whose it is.
+    fn push_lost_process(&self, undo: &mut Undo, id: ContainerId) {
+        let this = self.clone();
+        release::push_bundle(undo, self.drivers(), &id);
+        undo.push("end processes", async move { this.end_lost_process(id).await });
+    }
+
+    async fn end_lost_process(&self, id: ContainerId) -> DriverResult<()> {
+        let d = self.drivers();
+        let spec = self.spec_json(&id).await;
+        let cgroup = spec
+            .pointer("/linux/cgroupsPath")
+            .and_then(|path| path.as_str())
+            .unwrap_or_default();
+        let parent = cgroup
+            .rsplit_once('/')
+            .and_then(|(parent, _)| CgroupPath::parse_parent(parent).ok());
+        for handler in d.runtime.handlers() {
+            match &parent {
+                Some(parent) => release::process(d.clone(), handler, parent.clone(), id.clone()).await?,
+                None => d.runtime.delete(&handler, &id).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl HalfMade {
+    /// For the log.
+    fn id(&self) -> &str {
+        match self {
+            Self::Sandbox(record) => record.plan.id.as_str(),
+            Self::Container(record) => record.plan.id.as_str(),
+            Self::LostSandbox(id) => id.as_str(),
+            Self::LostContainer(id) => id.as_str(),
+        }
+    }
+}
