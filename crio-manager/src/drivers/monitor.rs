@@ -97,8 +97,8 @@ impl ConmonRs {
         Ok(self)
     }
 
-    /// Spawns the monitor with its pipes and a small environment.
-    fn spawn(&self, monitor: &Path, arguments: Vec<OsString>, directory: &Path) -> DriverResult<Starting> {
+    /// Spawns the monitor with its pipes.
+    fn spawn(&self, handler: &Handler, arguments: Vec<OsString>, directory: &Path) -> DriverResult<Starting> {
         let pipes = || -> std::io::Result<_> {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
             ours.set_nonblocking(true)?;
@@ -106,14 +106,11 @@ impl ConmonRs {
             Ok((UnixStream::from_std(ours)?, theirs, gate, start))
         };
         let (sync, theirs, gate, start) = pipes().map_err(|error| DriverError::io("pipes to the monitor", &error))?;
-        let mut command = Command::new(monitor);
+        let mut command = Command::new(&handler.monitor_path);
+        set_environment(&mut command, handler);
         command
             .args(arguments)
             .current_dir(directory)
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env(contract::SYNC_PIPE_ENV, SYNC_FD.to_string())
-            .env(contract::START_PIPE_ENV, START_FD.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -131,7 +128,9 @@ impl ConmonRs {
                 },
             ])
             .map_err(|error| DriverError::new(ErrorKind::Failed, error.to_string()))?;
-        let child = command.spawn().map_err(|error| missing(monitor, &error))?;
+        let child = command
+            .spawn()
+            .map_err(|error| missing(&handler.monitor_path, &error))?;
         Ok(Starting { child, sync, start })
     }
 
@@ -167,6 +166,9 @@ impl ConmonRs {
             }
         }
         arguments.runtime(&launch.handler, &file(RUNTIME_LOG));
+        if launch.handler.no_pivot {
+            arguments.flag("--no-pivot");
+        }
         arguments.0
     }
 
@@ -203,11 +205,7 @@ impl ConmonRs {
 #[async_trait]
 impl Monitor for ConmonRs {
     async fn create(&self, launch: MonitorLaunch, place: Placement, limit: Duration) -> DriverResult<Launched> {
-        let mut starting = self.spawn(
-            &launch.handler.monitor_path,
-            self.create_arguments(&launch),
-            &launch.bundle,
-        )?;
+        let mut starting = self.spawn(&launch.handler, self.create_arguments(&launch), &launch.bundle)?;
         let outcome = match timeout(limit, self.birth(&mut starting, &launch.bundle, place)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => {
@@ -257,7 +255,7 @@ impl Monitor for ConmonRs {
         }
         arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
 
-        let mut starting = self.spawn(&exec.handler.monitor_path, arguments.0, session.path())?;
+        let mut starting = self.spawn(&exec.handler, arguments.0, session.path())?;
         open_gate(&starting.start)?;
         let answer = async {
             let message = read_sync(&mut starting.sync).await;
@@ -395,6 +393,16 @@ impl Monitor for ConmonRs {
             _ => Ok(()),
         }
     }
+}
+
+/// A small environment: what the handler adds may change PATH, but not the numbers of the pipes.
+fn set_environment(command: &mut Command, handler: &Handler) {
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .envs(&handler.monitor_env)
+        .env(contract::SYNC_PIPE_ENV, SYNC_FD.to_string())
+        .env(contract::START_PIPE_ENV, START_FD.to_string());
 }
 
 /// A command line in the making.
@@ -538,4 +546,78 @@ async fn exec_output(log: &Path) -> DriverResult<(Vec<u8>, Vec<u8>)> {
         }
     }
     Ok((stdout, stderr))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::drivers::fake::{Fails, FakeNode};
+    use crate::drivers::seams::OciRuntime;
+    use crate::model::CgroupPath;
+
+    fn handler() -> Handler {
+        FakeNode::new(Fails::Never).handler("").unwrap()
+    }
+
+    fn arguments(handler: Handler) -> Vec<OsString> {
+        let monitor = ConmonRs {
+            exits_dir: "/exits".into(),
+            socket_dir: "/sockets".into(),
+            exec_dir: "/exec".into(),
+            log_size_max: None,
+            exits_seen: watch::Sender::new(()),
+        };
+        monitor.create_arguments(&MonitorLaunch {
+            id: ContainerId::from_bytes([1; 32]),
+            name: "main".to_owned(),
+            handler,
+            bundle: "/bundle".into(),
+            log_path: None,
+            tty: false,
+            stdin: false,
+            leave_stdin_open: false,
+            monitor_cgroup: CgroupPath::parse_parent("").unwrap(),
+        })
+    }
+
+    #[test]
+    fn a_container_is_created_without_a_pivot_only_where_the_handler_says_so() {
+        let no_pivot = |no_pivot| arguments(Handler { no_pivot, ..handler() }).contains(&"--no-pivot".into());
+        assert!(no_pivot(true));
+        assert!(!no_pivot(false));
+    }
+
+    #[test]
+    fn the_environment_of_a_monitor_is_a_path_the_handlers_own_and_the_pipes() {
+        let environment = |added: &[(&str, &str)]| {
+            let monitor_env = added
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect();
+            let mut command = Command::new("/monitor");
+            set_environment(
+                &mut command,
+                &Handler {
+                    monitor_env,
+                    ..handler()
+                },
+            );
+            let set = command.as_std().get_envs();
+            set.map(|(name, value)| {
+                (
+                    name.to_str().unwrap().to_owned(),
+                    value.unwrap().to_str().unwrap().to_owned(),
+                )
+            })
+            .collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let plain = environment(&[]);
+        let names = ["PATH", contract::START_PIPE_ENV, contract::SYNC_PIPE_ENV];
+        assert_eq!(plain.keys().collect::<Vec<_>>(), names);
+
+        let added = environment(&[("PATH", "/own"), ("A", "b"), (contract::SYNC_PIPE_ENV, "9")]);
+        assert_eq!((added["PATH"].as_str(), added["A"].as_str()), ("/own", "b"));
+        assert_eq!(added[contract::SYNC_PIPE_ENV], plain[contract::SYNC_PIPE_ENV]);
+    }
 }
