@@ -165,11 +165,11 @@ mod tests {
 
     #[test]
     fn a_switch_needs_no_value_and_a_number_may_be_negative() {
-        let Invocation::Serve(sources) = parse(&["--read-only", "--drop-infra-ctr=false", "--pids-limit", "-1"]) else {
+        let Invocation::Serve(sources) = parse(&["--read-only", "--no-pivot=false", "--pids-limit", "-1"]) else {
             panic!("not the serve command")
         };
         assert_eq!(sources.flags.get("read-only").map(String::as_str), Some("true"));
-        assert_eq!(sources.flags.get("drop-infra-ctr").map(String::as_str), Some("false"));
+        assert_eq!(sources.flags.get("no-pivot").map(String::as_str), Some("false"));
         assert_eq!(sources.flags.get("pids-limit").map(String::as_str), Some("-1"));
     }
 

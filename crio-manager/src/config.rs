@@ -44,7 +44,6 @@ pub struct Config {
 pub struct CrioConfig {
     pub root: PathBuf,
     pub runroot: PathBuf,
-    pub log_dir: PathBuf,
 }
 
 /// `[crio.api]`
@@ -74,10 +73,8 @@ pub struct RuntimeConfig {
     pub pids_limit: Limit,
     pub log_size_max: Limit,
     pub log_level: LogLevel,
-    pub ctr_stop_timeout: Duration,
     /// `None`: the built-in profile.
     pub seccomp_profile: Option<PathBuf>,
-    pub drop_infra_ctr: bool,
     pub read_only: bool,
     pub no_pivot: bool,
 }
@@ -103,8 +100,6 @@ pub struct RuntimeHandler {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageConfig {
     pub default_transport: Transport,
-    pub global_auth_file: Option<PathBuf>,
-    pub pause_image: String,
     pub pinned_images: Vec<String>,
     pub insecure_registries: Vec<String>,
     /// Zero: no limit.
@@ -140,7 +135,6 @@ impl Default for Config {
             crio: CrioConfig {
                 root: "/var/lib/containers/storage".into(),
                 runroot: "/var/run/containers/storage".into(),
-                log_dir: "/var/log/crio/pods".into(),
             },
             api: ApiConfig {
                 listen: "/var/run/crio/crio.sock".into(),
@@ -172,17 +166,13 @@ impl Default for Config {
                 pids_limit: Limit::Unlimited,
                 log_size_max: Limit::Unlimited,
                 log_level: LogLevel::Info,
-                ctr_stop_timeout: Duration::from_secs(30),
                 seccomp_profile: None,
-                drop_infra_ctr: true,
                 read_only: false,
                 no_pivot: false,
             },
             runtimes: BTreeMap::new(),
             image: ImageConfig {
                 default_transport: Transport::Docker,
-                global_auth_file: None,
-                pause_image: "registry.k8s.io/pause:3.10.1".to_owned(),
                 pinned_images: Vec::new(),
                 insecure_registries: Vec::new(),
                 pull_progress_timeout: Duration::from_secs(60),

@@ -1,6 +1,6 @@
 //! Builds the drivers from the configuration, hands them to the rooms, and serves until SIGTERM.
 
-use crate::config::{Config, EnvVariable, Limit, RuntimeHandler, Ulimit};
+use crate::config::{self, Config, EnvVariable, Limit, RuntimeHandler, Ulimit};
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
@@ -9,14 +9,14 @@ use crate::drivers::clock::HostClock;
 use crate::drivers::host::Host;
 use crate::drivers::image::{ImageStore, ImageStoreConfig};
 use crate::drivers::monitor::ConmonRs;
-use crate::drivers::namespaces::Namespaces;
+use crate::drivers::namespaces::{Namespaces, Sysctl};
 use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
 use crate::drivers::process::HostProcesses;
 use crate::drivers::runtime::CommandLine;
 use crate::drivers::seams::Drivers;
 use crate::drivers::store::{RecordFiles, make_private_dir};
-use crate::lifecycle::{Lifecycle, SpecDefaults};
+use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
 use crate::model::record::Handler;
 use crate::service::image::Images;
 use crate::service::listener::{self, CallSpans};
@@ -25,7 +25,7 @@ use crate::service::runtime::Runtime;
 use crate::spec::process::{EnvVar, Rlimit};
 use crate::spec::resources::CgroupVersion;
 use crate::spec::seccomp::{Arch, KernelVersion};
-use crate::spec::security::capabilities_of_mask;
+use crate::spec::security::{Inheritable, capabilities_of_mask};
 use crate::spec::{Node, Support};
 use anyhow::Context as _;
 use cri::manager::v1::LoadImageRequest;
@@ -217,7 +217,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let handlers = config
         .runtimes
         .iter()
-        .map(|(name, handler)| (name.clone(), handler_of(name, handler)));
+        .map(|(name, handler)| (name.clone(), handler_of(name, handler, config)));
     let runtime = Arc::new(CommandLine::new(
         handlers.collect(),
         config.runtime.default_runtime.clone(),
@@ -250,7 +250,9 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
         process: Arc::new(HostProcesses),
         cgroup: Arc::new(Cgroupfs::detect().context("cgroups")?),
-        namespaces: Arc::new(Namespaces::open(&config.runtime.namespaces_dir).context("namespaces_dir")?),
+        namespaces: Arc::new(
+            Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?).context("namespaces_dir")?,
+        ),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
@@ -261,7 +263,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     Ok((drivers, images))
 }
 
-fn handler_of(name: &str, handler: &RuntimeHandler) -> Handler {
+fn handler_of(name: &str, handler: &RuntimeHandler, config: &Config) -> Handler {
     Handler {
         name: name.to_owned(),
         path: handler.runtime_path.clone(),
@@ -269,11 +271,27 @@ fn handler_of(name: &str, handler: &RuntimeHandler) -> Handler {
         create_timeout: handler.container_create_timeout,
         systemd_cgroup: false,
         monitor_path: handler.monitor_path.clone(),
+        monitor_env: handler
+            .monitor_env
+            .iter()
+            .map(|variable| (variable.name.clone(), variable.value.clone()))
+            .collect(),
         no_sync_log: handler.no_sync_log,
+        no_pivot: config.runtime.no_pivot,
         min_memory_bytes: handler.container_min_memory,
         allowed_annotations: handler.allowed_annotations.iter().cloned().collect(),
+        default_annotations: handler.default_annotations.clone(),
         privileged_without_host_devices: handler.privileged_without_host_devices,
     }
+}
+
+/// Errors: one that belongs to no namespace, and would change the node.
+fn default_sysctls(config: &Config) -> anyhow::Result<Vec<Sysctl>> {
+    let parsed = config.runtime.default_sysctls.iter();
+    parsed
+        .map(|(name, value)| Sysctl::parse(name, value))
+        .collect::<Result<_, _>>()
+        .context("default_sysctls")
 }
 
 fn limit(limit: Limit) -> Option<u64> {
@@ -310,6 +328,16 @@ fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
         pids_limit: limit(config.runtime.pids_limit),
         seccomp_profile,
         read_only: config.runtime.read_only,
+        inheritable: if config.runtime.add_inheritable_capabilities {
+            Inheritable::Granted
+        } else {
+            Inheritable::Ambient
+        },
+        image_volumes: match config.image.image_volumes {
+            config::ImageVolumes::Mkdir => ImageVolumes::MadeInRootfs,
+            config::ImageVolumes::Bind => ImageVolumes::Bound,
+            config::ImageVolumes::Ignore => ImageVolumes::Ignored,
+        },
         // Bind mounts of a symlink's place are refused by some runtimes.
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),
         apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
@@ -418,4 +446,39 @@ fn hugepage_sizes() -> Vec<String> {
 fn swap_limit() -> bool {
     Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
         || Path::new("/sys/fs/cgroup/system.slice/memory.swap.max").exists()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_takes_its_keys_along() {
+        let mut config = Config::default();
+        config.runtime.no_pivot = true;
+        let mut configured = RuntimeHandler::named("runc");
+        configured.monitor_env = vec![EnvVariable {
+            name: "A".to_owned(),
+            value: "b".to_owned(),
+        }];
+        configured.default_annotations = [("c".to_owned(), "d".to_owned())].into();
+        let handler = handler_of("runc", &configured, &config);
+        assert!(handler.no_pivot);
+        assert_eq!(handler.monitor_env, [("A".to_owned(), "b".to_owned())].into());
+        assert_eq!(handler.default_annotations, configured.default_annotations);
+    }
+
+    #[test]
+    fn a_default_sysctl_of_the_whole_node_stops_the_start() {
+        let mut config = Config::default();
+        config.runtime.default_sysctls = [("net.core.somaxconn".to_owned(), "1024".to_owned())].into();
+        assert_eq!(default_sysctls(&config).unwrap().len(), 1);
+        config.runtime.default_sysctls = [("vm.overcommit_memory".to_owned(), "1".to_owned())].into();
+        let error = format!("{:#}", default_sysctls(&config).unwrap_err());
+        assert!(
+            error.starts_with("default_sysctls: sysctl \"vm.overcommit_memory\": "),
+            "{error}"
+        );
+    }
 }

@@ -128,7 +128,7 @@ async fn a_missing_image_is_no_error_to_ask_for(node: &mut Node) -> anyhow::Resu
         .client
         .create(&id, &container("c", "127.0.0.1:5000/no/such:1", &["true"]), &pod)
         .await;
-    assert_eq!(refused(created), Code::NotFound);
+    assert_eq!(refused(created), Code::FailedPrecondition);
     Ok(())
 }
 

@@ -553,7 +553,7 @@ fn write_configuration(root: &Path, runtime: Runtime) -> anyhow::Result<()> {
     let name = runtime.name();
     write!(
         toml,
-        "[crio]\nroot = \"{}\"\nrunroot = \"{}\"\nlog_dir = \"{}\"\n\
+        "[crio]\nroot = \"{}\"\nrunroot = \"{}\"\n\
          [crio.api]\nlisten = \"{}\"\n\
          [crio.runtime]\ndefault_runtime = \"{name}\"\ncontainer_exits_dir = \"{}\"\ncontainer_attach_socket_dir = \"{}\"\n\
          namespaces_dir = \"{}\"\nlog_level = \"debug\"\n\
@@ -563,7 +563,6 @@ fn write_configuration(root: &Path, runtime: Runtime) -> anyhow::Result<()> {
          [crio_manager]\nstate_dir = \"{}\"\ncni_timeout = \"5s\"\nregistry_certs_dir = \"{}\"\n",
         at("root"),
         at("runroot"),
-        at("logs"),
         at("crio.sock"),
         at("exits"),
         at("attach"),

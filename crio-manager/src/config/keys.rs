@@ -109,7 +109,7 @@ pub static TABLES: [(&str, &str); 6] = [
     ("crio_manager", "Keys of crio-manager's own."),
 ];
 
-pub static KEYS: [Key; 42] = [
+pub static KEYS: [Key; 37] = [
     key!(
         "crio",
         "root",
@@ -121,12 +121,6 @@ pub static KEYS: [Key; 42] = [
         "runroot",
         crio.runroot,
         "Mounts and bundles of running containers; gone after a reboot by nature."
-    ),
-    key!(
-        "crio",
-        "log_dir",
-        crio.log_dir,
-        "Container logs of pods whose client names no log directory."
     ),
     key!(
         "crio.api",
@@ -192,13 +186,13 @@ pub static KEYS: [Key; 42] = [
         "crio.runtime",
         "add_inheritable_capabilities",
         runtime.add_inheritable_capabilities,
-        "Make the capabilities inheritable too."
+        "Make a container's capabilities inheritable too: program files that name them there keep them."
     ),
     key!(
         "crio.runtime",
         "default_sysctls",
         runtime.default_sysctls as sysctls,
-        "Sysctls of every pod, as NAME=VALUE; a pod's own win."
+        "Sysctls of every pod that has their namespace (network or IPC) to itself, as NAME=VALUE; a pod's own win."
     ),
     key!(
         "crio.runtime",
@@ -232,21 +226,9 @@ pub static KEYS: [Key; 42] = [
     ),
     key!(
         "crio.runtime",
-        "ctr_stop_timeout",
-        runtime.ctr_stop_timeout as seconds,
-        "Seconds between the stop signal and SIGKILL when nobody asked for a grace period."
-    ),
-    key!(
-        "crio.runtime",
         "seccomp_profile",
         runtime.seccomp_profile,
         "The seccomp profile of RuntimeDefault, a JSON file; \"\" is the built-in one."
-    ),
-    key!(
-        "crio.runtime",
-        "drop_infra_ctr",
-        runtime.drop_infra_ctr,
-        "Run no pause process in pods that need none."
     ),
     key!(
         "crio.runtime",
@@ -268,18 +250,6 @@ pub static KEYS: [Key; 42] = [
     ),
     key!(
         "crio.image",
-        "global_auth_file",
-        image.global_auth_file,
-        "Registry credentials of pulls that bring none, in the format of docker's config.json."
-    ),
-    key!(
-        "crio.image",
-        "pause_image",
-        image.pause_image,
-        "The image that the kubelet is told to keep; the pause process itself is built in."
-    ),
-    key!(
-        "crio.image",
         "pinned_images",
         image.pinned_images,
         "Images that the kubelet must not collect: exact names, or with * at the end, or *between*."
@@ -295,7 +265,7 @@ pub static KEYS: [Key; 42] = [
         "crio.image",
         "image_volumes",
         image.image_volumes,
-        "The VOLUMEs of an image: mkdir (a directory in the container), bind (a directory of the host's) or ignore."
+        "The VOLUMEs of an image: mkdir (a directory in the container), bind (an empty directory beneath runroot, gone with the container) or ignore."
     ),
     key!(
         "crio.network",
@@ -333,7 +303,7 @@ pub static KEYS: [Key; 42] = [
         "crio_manager",
         "cni_timeout",
         manager.cni_timeout,
-        "How long one CNI plugin may take before it is killed."
+        "How long adding a pod to its network or taking it off may take, all plugins of the chain together, before the one that runs is killed."
     ),
     key!(
         "crio_manager",
@@ -369,7 +339,7 @@ pub static HANDLER_KEYS: [HandlerKey; 11] = [
     handler_key!(
         "monitor_env",
         monitor_env,
-        "Environment of the monitor, as NAME=VALUE; none means PATH alone."
+        "Environment of the monitor, as NAME=VALUE, besides a PATH of the system's directories."
     ),
     handler_key!(
         "container_create_timeout",
@@ -384,12 +354,12 @@ pub static HANDLER_KEYS: [HandlerKey; 11] = [
     handler_key!(
         "allowed_annotations",
         allowed_annotations,
-        "Pod annotations (or beginnings of their names) that reach the OCI runtime."
+        "Annotations, by their whole names, that reach the OCI runtime: the container's, the pod's and default_annotations."
     ),
     handler_key!(
         "default_annotations",
         default_annotations,
-        "Annotations of every container of this handler; the pod's own win."
+        "Annotations of every container of this handler, where allowed_annotations names them; the pod's own win."
     ),
     handler_key!(
         "privileged_without_host_devices",
@@ -409,6 +379,7 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
         "crio",
         &[
             "imagestore",
+            "log_dir",
             "storage_driver",
             "storage_option",
             "version_file",
@@ -437,6 +408,8 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
         &[
             "conmon_cgroup",
             "conmon_env",
+            "ctr_stop_timeout",
+            "drop_infra_ctr",
             "min_injected_gomaxprocs",
             "selinux",
             "privileged_seccomp_profile",
@@ -474,7 +447,9 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
     (
         "crio.image",
         &[
+            "global_auth_file",
             "namespaced_auth_dir",
+            "pause_image",
             "pause_image_auth_file",
             "pause_command",
             "signature_policy",

@@ -236,6 +236,19 @@ impl Layers {
             };
             self.set(key, &Value::Untyped(text.to_owned()), place)?;
         }
+        for (table, key) in NOT_USED
+            .iter()
+            .flat_map(|(table, keys)| keys.iter().map(move |key| (table, key)))
+        {
+            let name = format!("CONTAINER_{}", key.to_ascii_uppercase());
+            if environment.contains_key(&name) {
+                self.warn_once(
+                    Place::Environment(name),
+                    format!("{table}.{key}"),
+                    "not used by this version",
+                );
+            }
+        }
         Ok(())
     }
 

@@ -217,6 +217,28 @@ fn a_known_key_without_use_is_named_once() {
 }
 
 #[test]
+fn a_known_key_without_use_is_named_whatever_it_holds_and_from_the_environment_too() {
+    let text = "[crio]\nlog_dir = \"/l\"\n[crio.runtime]\nctr_stop_timeout = -3\ndrop_infra_ctr = true\n\
+                [crio.image]\nglobal_auth_file = \"\"\n";
+    let host = Host::with(text)
+        .program("runc")
+        .environment("CONTAINER_PAUSE_IMAGE", "pause")
+        .environment("CONTAINER_LOG_DIR", "/l");
+    let mut warnings = host.warnings();
+    warnings.sort();
+    assert_eq!(
+        warnings,
+        [
+            "crio.conf:2: crio.log_dir: not used by this version",
+            "crio.conf:4: crio.runtime.ctr_stop_timeout: not used by this version",
+            "crio.conf:5: crio.runtime.drop_infra_ctr: not used by this version",
+            "crio.conf:7: crio.image.global_auth_file: not used by this version",
+            "environment variable CONTAINER_PAUSE_IMAGE: crio.image.pause_image: not used by this version",
+        ]
+    );
+}
+
+#[test]
 fn a_wrong_value_names_file_line_key_and_reason() {
     for (text, complaint) in [
         (
@@ -257,8 +279,8 @@ fn a_wrong_value_names_file_line_key_and_reason() {
             "crio.conf:2: crio.runtime.log_size_max: 100 is below 8192, the least that holds a line",
         ),
         (
-            "[crio.runtime]\nctr_stop_timeout = -3",
-            "crio.conf:2: crio.runtime.ctr_stop_timeout: expected 1 to 31536000 seconds, found the number -3",
+            "[crio.runtime.runtimes.a]\ncontainer_create_timeout = -3",
+            "crio.conf:2: crio.runtime.runtimes.a.container_create_timeout: expected 1 to 31536000 seconds, found the number -3",
         ),
         (
             "[crio.runtime]\ndefault_capabilities = [\"FLY\"]",

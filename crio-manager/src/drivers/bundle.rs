@@ -121,6 +121,17 @@ impl Bundles for BundleDirs {
         Ok(written)
     }
 
+    async fn make_dir(&self, id: &ContainerId, below: &Path) -> DriverResult<()> {
+        let directory = self.path(id);
+        let made = directory.join(below);
+        blocking("bundle", move || {
+            make_private_dir(&directory)?;
+            std::fs::create_dir_all(&made)?;
+            std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755))
+        })
+        .await
+    }
+
     async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>> {
         let file = self.path(id).join("config.json");
         blocking("bundle", move || std::fs::read(file)).await
@@ -208,4 +219,25 @@ where
         IoErrorKind::ResourceBusy => DriverError::new(ErrorKind::InUse, format!("{what}: {error}")),
         _ => DriverError::io(what, &error),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_of_the_bundle_is_readable_inside_and_gone_with_it() {
+        let run = tempfile::tempdir().unwrap();
+        let bundles = BundleDirs::open(run.path().to_owned()).unwrap();
+        let id = ContainerId::from_bytes([1; 32]);
+        bundles.make_dir(&id, Path::new("volumes/0")).await.unwrap();
+        bundles.make_dir(&id, Path::new("volumes/0")).await.unwrap();
+
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&bundles.path(&id)), 0o700);
+        assert_eq!(mode(&bundles.path(&id).join("volumes/0")), 0o755);
+        bundles.remove(&id).await.unwrap();
+        assert!(!bundles.path(&id).exists());
+    }
 }

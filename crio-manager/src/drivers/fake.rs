@@ -297,9 +297,12 @@ impl OciRuntime for FakeNode {
                 create_timeout: Duration::from_secs(240),
                 systemd_cgroup: false,
                 monitor_path: "/usr/bin/conmon-rs".into(),
+                monitor_env: Default::default(),
                 no_sync_log: false,
+                no_pivot: false,
                 min_memory_bytes: 0,
                 allowed_annotations: Default::default(),
+                default_annotations: Default::default(),
                 privileged_without_host_devices: false,
             }),
             unknown => Err(DriverError::new(
@@ -531,6 +534,10 @@ impl Bundles for FakeNode {
     async fn write(&self, id: &ContainerId, _: &str, _: &[u8], _: Readers) -> DriverResult<PathBuf> {
         self.make(format!("bundle {}", id.short()))?;
         Ok(self.path(id))
+    }
+
+    async fn make_dir(&self, id: &ContainerId, _: &Path) -> DriverResult<()> {
+        self.make(format!("bundle {}", id.short()))
     }
 
     async fn read_spec(&self, _: &ContainerId) -> DriverResult<Vec<u8>> {

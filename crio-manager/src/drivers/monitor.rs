@@ -137,7 +137,7 @@ impl ConmonRs {
     /// Spawns the monitor with its sync pipe and a small environment, inside its cgroup.
     fn spawn(
         &self,
-        monitor: &Path,
+        handler: &Handler,
         arguments: Vec<OsString>,
         directory: &Path,
         entrance: Entrance,
@@ -148,14 +148,11 @@ impl ConmonRs {
             Ok((UnixStream::from_std(ours)?, theirs))
         };
         let (sync, theirs) = pair().map_err(|error| DriverError::io("pipe to the monitor", &error))?;
-        let mut command = Command::new(monitor);
+        let mut command = Command::new(&handler.monitor_path);
+        set_environment(&mut command, handler, &self.exec_dir);
         command
             .args(arguments)
             .current_dir(directory)
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("TMPDIR", &self.exec_dir)
-            .env(contract::SYNC_PIPE_ENV, SYNC_FD.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -170,7 +167,9 @@ impl ConmonRs {
         command
             .fd_mappings(vec![sync_pipe])
             .map_err(|error| DriverError::new(ErrorKind::Failed, error.to_string()))?;
-        let child = command.spawn().map_err(|error| missing(monitor, &error))?;
+        let child = command
+            .spawn()
+            .map_err(|error| missing(&handler.monitor_path, &error))?;
         Ok(Starting { child, sync })
     }
 
@@ -206,6 +205,9 @@ impl ConmonRs {
             }
         }
         arguments.runtime(&launch.handler, &file(RUNTIME_LOG));
+        if launch.handler.no_pivot {
+            arguments.flag("--no-pivot");
+        }
         arguments.0
     }
 
@@ -244,7 +246,7 @@ impl Monitor for ConmonRs {
             ..
         } = launch;
         let limit = handler.create_timeout;
-        let mut starting = self.spawn(&handler.monitor_path, arguments, &bundle, entrance)?;
+        let mut starting = self.spawn(&handler, arguments, &bundle, entrance)?;
         let outcome = match timeout(limit, self.birth(&mut starting, &bundle)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => {
@@ -290,7 +292,7 @@ impl Monitor for ConmonRs {
         }
         arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
 
-        let mut starting = self.spawn(&exec.handler.monitor_path, arguments.0, session.path(), exec.entrance)?;
+        let mut starting = self.spawn(&exec.handler, arguments.0, session.path(), exec.entrance)?;
         let answer = async {
             let message = read_sync(&mut starting.sync).await;
             // Its own end, so that nothing of it is left when the caller hears of it.
@@ -429,6 +431,16 @@ impl Monitor for ConmonRs {
             _ => Ok(()),
         }
     }
+}
+
+/// A small environment: what the handler adds may change PATH, but not the numbers of the pipes.
+fn set_environment(command: &mut Command, handler: &Handler, temporary: &Path) {
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .envs(&handler.monitor_env)
+        .env("TMPDIR", temporary)
+        .env(contract::SYNC_PIPE_ENV, SYNC_FD.to_string());
 }
 
 /// A command line in the making.
@@ -577,4 +589,78 @@ async fn exec_output(log: &Path) -> DriverResult<(Vec<u8>, Vec<u8>)> {
         .await
         .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
     parsed.map_err(|error| DriverError::io("exec output", &error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::drivers::fake::{Fails, FakeNode};
+    use crate::drivers::seams::OciRuntime;
+
+    fn handler() -> Handler {
+        FakeNode::new(Fails::Never).handler("").unwrap()
+    }
+
+    fn arguments(handler: Handler) -> Vec<OsString> {
+        let monitor = ConmonRs {
+            exits_dir: "/exits".into(),
+            socket_dir: "/sockets".into(),
+            exec_dir: "/exec".into(),
+            log_size_max: None,
+            exits: ExitsAwaited::default(),
+        };
+        monitor.create_arguments(&MonitorLaunch {
+            id: ContainerId::from_bytes([1; 32]),
+            name: "main".to_owned(),
+            handler,
+            bundle: "/bundle".into(),
+            log_path: None,
+            tty: false,
+            stdin: false,
+            leave_stdin_open: false,
+            entrance: Entrance::default(),
+        })
+    }
+
+    #[test]
+    fn a_container_is_created_without_a_pivot_only_where_the_handler_says_so() {
+        let no_pivot = |no_pivot| arguments(Handler { no_pivot, ..handler() }).contains(&"--no-pivot".into());
+        assert!(no_pivot(true));
+        assert!(!no_pivot(false));
+    }
+
+    #[test]
+    fn the_environment_of_a_monitor_is_a_path_the_handlers_own_and_the_pipes() {
+        let environment = |added: &[(&str, &str)]| {
+            let monitor_env = added
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect();
+            let mut command = Command::new("/monitor");
+            set_environment(
+                &mut command,
+                &Handler {
+                    monitor_env,
+                    ..handler()
+                },
+                Path::new("/exec"),
+            );
+            let set = command.as_std().get_envs();
+            set.map(|(name, value)| {
+                (
+                    name.to_str().unwrap().to_owned(),
+                    value.unwrap().to_str().unwrap().to_owned(),
+                )
+            })
+            .collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let plain = environment(&[]);
+        let names = ["PATH", "TMPDIR", contract::SYNC_PIPE_ENV];
+        assert_eq!(plain.keys().collect::<Vec<_>>(), names);
+
+        let added = environment(&[("PATH", "/own"), ("A", "b"), (contract::SYNC_PIPE_ENV, "9")]);
+        assert_eq!((added["PATH"].as_str(), added["A"].as_str()), ("/own", "b"));
+        assert_eq!(added[contract::SYNC_PIPE_ENV], plain[contract::SYNC_PIPE_ENV]);
+    }
 }

@@ -192,6 +192,15 @@ impl FromStr for Sysctl {
     }
 }
 
+/// `asked`, and the defaults of these kinds of namespaces that it leaves alone, however it spells its names.
+fn with_defaults(mut asked: Vec<Sysctl>, defaults: &[Sysctl], kinds: &[Kind]) -> Vec<Sysctl> {
+    let left_alone = |default: &&Sysctl| asked.iter().all(|sysctl| sysctl.segments != default.segments);
+    let own = |default: &&Sysctl| kinds.contains(&default.namespace);
+    let added: Vec<Sysctl> = defaults.iter().filter(own).filter(left_alone).cloned().collect();
+    asked.extend(added);
+    asked
+}
+
 /// Where the pin of this kind is noted.
 fn slot(pinned: &mut PinnedNamespaces, kind: Kind) -> &mut Option<PathBuf> {
     match kind {
@@ -256,17 +265,25 @@ fn check_hostname(name: &str) -> Result<()> {
 #[derive(Debug, Clone)]
 pub struct Namespaces {
     dir: PathBuf,
+    default_sysctls: Vec<Sysctl>,
 }
 
 impl Namespaces {
     /// `dir` must not survive a reboot: namespaces do not.
     pub fn new(dir: impl Into<PathBuf>) -> Namespaces {
-        Namespaces { dir: dir.into() }
+        Namespaces {
+            dir: dir.into(),
+            default_sysctls: Vec::new(),
+        }
     }
 
-    /// As [`Self::new`], and makes the directories of the pins.
-    pub fn open(dir: impl Into<PathBuf>) -> io::Result<Namespaces> {
-        let this = Self::new(dir);
+    /// As [`Self::new`], and makes the directories of the pins. A pod gets those of `default_sysctls` whose namespace
+    /// it has to itself and which it does not set.
+    pub fn open(dir: impl Into<PathBuf>, default_sysctls: Vec<Sysctl>) -> io::Result<Namespaces> {
+        let this = Namespaces {
+            default_sysctls,
+            ..Self::new(dir)
+        };
         for kind in Kind::ALL {
             fs::create_dir_all(this.dir.join(format!("{kind}ns")))?;
         }
@@ -512,9 +529,10 @@ impl NamespacePins for Namespaces {
         if own(&plan.namespaces.ipc) {
             kinds.push(Kind::Ipc);
         }
-        let sysctls = plan.sysctls.iter().map(|(name, value)| Sysctl::parse(name, value));
-        let sysctls = sysctls.collect::<std::result::Result<_, _>>();
-        let sysctls = sysctls.map_err(|refused| DriverError::new(ErrorKind::Invalid, refused.to_string()))?;
+        let asked = plan.sysctls.iter().map(|(name, value)| Sysctl::parse(name, value));
+        let asked = asked.collect::<std::result::Result<_, _>>();
+        let asked = asked.map_err(|refused| DriverError::new(ErrorKind::Invalid, refused.to_string()))?;
+        let sysctls = with_defaults(asked, &self.default_sysctls, &kinds);
         let hostname = (own(&plan.namespaces.network) && !plan.hostname.is_empty()).then(|| plan.hostname.clone());
         Ok(Namespaces::pin(
             self,
@@ -538,6 +556,25 @@ impl NamespacePins for Namespaces {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn defaults_are_weaker_than_the_pods_own_and_never_reach_the_host() {
+        let parse = |texts: &[&str]| -> Vec<Sysctl> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let defaults = parse(&["net.core.somaxconn=1024", "net.ipv4.ip_forward=1", "kernel.shmmax=4096"]);
+        let set = |asked: &[&str], kinds: &[Kind]| {
+            let sysctls = with_defaults(parse(asked), &defaults, kinds);
+            let words = sysctls
+                .iter()
+                .map(|sysctl| format!("{}={}", sysctl.name(), sysctl.value()));
+            words.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            set(&["net/ipv4/ip_forward=0"], &Kind::ALL),
+            ["net/ipv4/ip_forward=0", "net.core.somaxconn=1024", "kernel.shmmax=4096"]
+        );
+        assert_eq!(set(&[], &[Kind::Ipc]), ["kernel.shmmax=4096"]);
+        assert_eq!(set(&[], &[]), [""; 0]);
+    }
 
     #[test]
     fn settings_of_a_namespace_are_taken_and_all_others_refused() {

@@ -252,9 +252,12 @@ mod tests {
             create_timeout: Duration::from_secs(1),
             systemd_cgroup: false,
             monitor_path: "/usr/bin/conmon-rs".into(),
+            monitor_env: Default::default(),
             no_sync_log: false,
+            no_pivot: false,
             min_memory_bytes: 0,
             allowed_annotations: Default::default(),
+            default_annotations: Default::default(),
             privileged_without_host_devices: false,
         }
     }

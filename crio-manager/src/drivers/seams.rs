@@ -436,6 +436,9 @@ pub trait Bundles: Send + Sync {
     /// Writes a file of the bundle; makes the bundle.
     async fn write(&self, id: &ContainerId, name: &str, content: &[u8], readers: Readers) -> DriverResult<PathBuf>;
 
+    /// Makes an empty directory of the bundle that every user of the container may read; makes the bundle.
+    async fn make_dir(&self, id: &ContainerId, below: &Path) -> DriverResult<()>;
+
     /// Reads config.json back.
     async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>>;
 

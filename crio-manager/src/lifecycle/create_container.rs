@@ -111,6 +111,12 @@ impl Lifecycle {
                 .await
                 .in_step("make working directory")?;
         }
+        for directory in &built.volume_dirs {
+            d.bundle
+                .make_dir(&plan.id, directory)
+                .await
+                .in_step("make image volume")?;
+        }
         for (name, content) in &built.files {
             d.bundle
                 .write(&plan.id, name, content, Readers::Everybody)

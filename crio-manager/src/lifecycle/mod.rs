@@ -25,7 +25,7 @@ mod tests;
 mod undo;
 
 pub use error::Error;
-pub use specify::SpecDefaults;
+pub use specify::{ImageVolumes, SpecDefaults};
 
 use crate::drivers::seams::Drivers;
 use registry::Registry;

@@ -5,18 +5,21 @@ use super::cell::SandboxCell;
 use super::error::{InStep, StepFailed};
 use crate::drivers::seams::{DriverError, ErrorKind, HostDevice, ResolvedImage};
 use crate::model::container::{ContainerPlan, Propagation};
-use crate::model::record::{PinnedNamespaces, RunningUser};
+use crate::model::name::Pairs;
+use crate::model::record::{Handler, PinnedNamespaces, RunningUser};
 use crate::model::security::{GroupsPolicy, NamespaceMode, Profile, RunAs, Security};
 use crate::model::{CgroupPath, ProcessId, SandboxPlan, signal};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::devices::{Device, DeviceAccess};
-use crate::spec::mounts::{Access, Mount, MountAccess, MountRequest, OwnFile, Shm, image_volume_paths};
+use crate::spec::mounts::{Access, ImageVolume, Mount, MountAccess, MountRequest, OwnFile, Shm, image_volume_paths};
 use crate::spec::namespaces::{Namespace, Namespaces, UserNamespace};
 use crate::spec::passwd::{Accounts, appended, extra_group_line, extra_passwd_line};
 use crate::spec::process::{EnvVar, ProcessRequest, Rlimit, Terminal, home};
 use crate::spec::resources::{CpuQuota, HugepageLimit, Resources};
 use crate::spec::seccomp::{PROFILE_MAX_BYTES, SeccompRequest};
-use crate::spec::security::{AppArmor, CapabilityList, CapabilityRequest, NewPrivileges, Privilege, SecurityRequest};
+use crate::spec::security::{
+    AppArmor, CapabilityList, CapabilityRequest, Inheritable, NewPrivileges, Privilege, SecurityRequest,
+};
 use crate::spec::user::{self, Identity, ResolvedUser, UserRequest};
 use crate::spec::{self, ContainerPath, ImageConfig, Kind, Node, Rootfs, SpecError, SpecInput};
 use oci_spec::runtime::Capabilities;
@@ -41,10 +44,25 @@ pub struct SpecDefaults {
     pub seccomp_profile: Option<Vec<u8>>,
     /// Every root file system is read-only.
     pub read_only: bool,
+    /// Which of its capabilities a container's programs inherit.
+    pub inheritable: Inheritable,
+    /// What becomes of the volumes of images.
+    pub image_volumes: ImageVolumes,
     /// The program that holds a pod's PID namespace.
     pub pause_path: PathBuf,
     /// The kernel has AppArmor on.
     pub apparmor: bool,
+}
+
+/// What becomes of a volume that an image declares and the client does not mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageVolumes {
+    /// A directory in the root file system.
+    MadeInRootfs,
+    /// A directory of the bundle, empty at first and gone with the container.
+    Bound,
+    /// Nothing.
+    Ignored,
 }
 
 /// What creation needs of a built spec.
@@ -53,6 +71,8 @@ pub(super) struct Specified {
     pub json: Vec<u8>,
     /// Directories to make in the root file system.
     pub rootfs_dirs: Vec<String>,
+    /// Directories to make in the bundle, relative to it.
+    pub volume_dirs: Vec<PathBuf>,
     /// Files to write into the bundle, by name.
     pub files: Vec<(&'static str, Vec<u8>)>,
     /// What a stop sends first, 1–64.
@@ -66,6 +86,9 @@ pub(super) struct Specified {
 /// Names of the account files in a bundle.
 const PASSWD: &str = "passwd";
 const GROUP: &str = "group";
+
+/// The directory of a bundle in which each bound volume of the image has one.
+const VOLUMES: &str = "volumes";
 
 impl Lifecycle {
     /// Builds the spec of a container whose root file system is mounted.
@@ -231,11 +254,26 @@ impl Lifecycle {
                 .iter()
                 .map(|(name, _)| own_file(&format!("/etc/{name}"), outside.bundle.join(name))),
         );
-        let volumes = image_volume_paths(&image.config, &outside.mounts)?;
+        let paths = image_volume_paths(&image.config, &outside.mounts)?;
+        let (mut rootfs_dirs, mut volume_dirs, mut image_volumes) = (Vec::new(), Vec::new(), Vec::new());
+        match defaults.image_volumes {
+            ImageVolumes::MadeInRootfs => rootfs_dirs.extend(paths.iter().map(|path| path.as_str().to_owned())),
+            ImageVolumes::Bound => {
+                for (number, container_path) in paths.into_iter().enumerate() {
+                    let directory = Path::new(VOLUMES).join(number.to_string());
+                    image_volumes.push(ImageVolume {
+                        container_path,
+                        host_path: outside.bundle.join(&directory),
+                    });
+                    volume_dirs.push(directory);
+                }
+            }
+            ImageVolumes::Ignored => {}
+        }
         let mounts = MountRequest {
             mounts: outside.mounts,
             own_files,
-            image_volumes: Vec::new(),
+            image_volumes,
             shm: Shm::Shared(pod.files.shm.unwrap_or_else(|| "/dev/shm".into())),
             cgroup: Access::ReadOnly,
         };
@@ -267,7 +305,7 @@ impl Lifecycle {
             resources: resources(&plan.resources, defaults.pids_limit, sandbox.handler.min_memory_bytes),
             cgroups_path: sandbox.cgroup_parent.container(&plan.id).to_string(),
             annotations: AnnotationRequest {
-                asked: plan.annotations.clone(),
+                asked: annotations(&sandbox.handler, &sandbox.plan.annotations, &plan.annotations),
                 allowed: sandbox.handler.allowed_annotations.clone(),
             },
         };
@@ -280,10 +318,11 @@ impl Lifecycle {
             .process()
             .as_ref()
             .map(|process| process.cwd().display().to_string());
-        let volumes = volumes.iter().map(|path| path.as_str().to_owned());
+        rootfs_dirs.extend(working_dir);
         Ok(Specified {
             json: json(&built.spec)?,
-            rootfs_dirs: volumes.chain(working_dir).collect(),
+            rootfs_dirs,
+            volume_dirs,
             files,
             stop_signal: plan
                 .stop_signal
@@ -461,6 +500,14 @@ fn device(found: HostDevice, inside: &str, access: DeviceAccess) -> Result<Devic
     })
 }
 
+/// What may reach the OCI runtime, the strongest last.
+fn annotations(handler: &Handler, pod: &Pairs, container: &Pairs) -> Pairs {
+    let mut all = handler.default_annotations.clone();
+    all.extend(pod.clone());
+    all.extend(container.clone());
+    all
+}
+
 fn user_request(asked: &Security) -> UserRequest {
     UserRequest {
         identity: match &asked.run_as {
@@ -505,6 +552,7 @@ fn security_request(
             add: CapabilityList::parse(&asked.add_capabilities)?,
             drop: CapabilityList::parse(&asked.drop_capabilities)?,
             ambient: CapabilityList::parse(&asked.add_ambient_capabilities)?.named,
+            inheritable: defaults.inheritable,
         },
         new_privileges: if asked.no_new_privs {
             NewPrivileges::Forbidden
@@ -574,8 +622,95 @@ impl SpecDefaults {
             pids_limit: None,
             seccomp_profile: None,
             read_only: false,
+            inheritable: Inheritable::Ambient,
+            image_volumes: ImageVolumes::MadeInRootfs,
             pause_path: "/pause".into(),
             apparmor: false,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::drivers::fake::{Fails, FakeNode};
+    use crate::lifecycle::tests::{container_plan, sandbox_plan};
+    use crate::model::ContainerId;
+    use crate::model::container::MountPlan;
+    use oci_spec::runtime::Spec;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Pairs {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    /// A container of an image with two volumes, one of which the client mounts.
+    async fn specified(image_volumes: ImageVolumes) -> (Specified, Spec) {
+        let node = FakeNode::new(Fails::Never);
+        let defaults = SpecDefaults {
+            image_volumes,
+            ..SpecDefaults::for_tests()
+        };
+        let lifecycle = Lifecycle::new(node.drivers(), defaults);
+        let id = lifecycle.run_sandbox(sandbox_plan(1)).await.unwrap();
+        let sandbox = lifecycle.registry().sandbox(id.as_str()).unwrap();
+        let mut image = node.drivers().image.resolve("image").await.unwrap();
+        image.config.volumes = vec!["/data".to_owned(), "/given".to_owned()];
+        image.config.working_dir = "/work".to_owned();
+        let mut plan = container_plan(2, &id);
+        plan.mounts.push(MountPlan {
+            container_path: "/given".to_owned(),
+            host_path: "/host".into(),
+            readonly: false,
+            propagation: Propagation::Private,
+            selinux_relabel: false,
+        });
+        let built = lifecycle
+            .specify(&sandbox, &plan, &image, Path::new("/rootfs"))
+            .await
+            .unwrap();
+        let spec = serde_json::from_slice(&built.json).unwrap();
+        (built, spec)
+    }
+
+    fn source(spec: &Spec, inside: &str) -> Option<PathBuf> {
+        let mounts = spec.mounts().as_ref().unwrap();
+        let mount = mounts.iter().find(|mount| mount.destination() == Path::new(inside))?;
+        mount.source().clone()
+    }
+
+    #[tokio::test]
+    async fn volumes_of_an_image_are_directories_in_the_root_filesystem() {
+        let (built, spec) = specified(ImageVolumes::MadeInRootfs).await;
+        assert_eq!(built.rootfs_dirs, ["/data", "/work"]);
+        assert_eq!((built.volume_dirs.len(), source(&spec, "/data")), (0, None));
+    }
+
+    #[tokio::test]
+    async fn bound_volumes_of_an_image_are_directories_of_the_bundle() {
+        let (built, spec) = specified(ImageVolumes::Bound).await;
+        assert_eq!(built.rootfs_dirs, ["/work"]);
+        assert_eq!(built.volume_dirs, [Path::new("volumes/0")]);
+        let bundle = format!("/bundle/{}", ContainerId::from_bytes([2; 32]));
+        assert_eq!(source(&spec, "/data"), Some(Path::new(&bundle).join("volumes/0")));
+        assert_eq!(source(&spec, "/given"), Some("/host".into()), "the client's mount wins");
+    }
+
+    #[tokio::test]
+    async fn ignored_volumes_of_an_image_leave_no_trace() {
+        let (built, spec) = specified(ImageVolumes::Ignored).await;
+        assert_eq!(built.rootfs_dirs, ["/work"]);
+        assert_eq!((built.volume_dirs.len(), source(&spec, "/data")), (0, None));
+    }
+
+    #[test]
+    fn the_pods_annotations_beat_the_handlers_and_the_containers_beat_both() {
+        let mut handler = FakeNode::new(Fails::Never).drivers().runtime.handler("").unwrap();
+        handler.default_annotations = pairs(&[("a", "handler"), ("b", "handler"), ("c", "handler")]);
+        let (pod, container) = (pairs(&[("b", "pod"), ("c", "pod")]), pairs(&[("c", "container")]));
+        assert_eq!(
+            annotations(&handler, &pod, &container),
+            pairs(&[("a", "handler"), ("b", "pod"), ("c", "container")])
+        );
     }
 }

@@ -35,7 +35,7 @@ fn namespaces() -> Namespaces {
     }
 }
 
-fn sandbox_plan(number: u8) -> SandboxPlan {
+pub(super) fn sandbox_plan(number: u8) -> SandboxPlan {
     SandboxPlan {
         id: SandboxId::from_bytes([number; 32]),
         metadata: pod(),
@@ -55,7 +55,7 @@ fn sandbox_plan(number: u8) -> SandboxPlan {
     }
 }
 
-fn container_plan(number: u8, sandbox: &SandboxId) -> ContainerPlan {
+pub(super) fn container_plan(number: u8, sandbox: &SandboxId) -> ContainerPlan {
     ContainerPlan {
         id: ContainerId::from_bytes([number; 32]),
         sandbox_id: sandbox.clone(),

@@ -2,7 +2,7 @@
 
 use super::{CgroupPath, ContainerPlan, ContainerState, ProcessId, SandboxPlan, SandboxState};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,12 +32,21 @@ pub struct Handler {
     pub systemd_cgroup: bool,
     /// The monitor of its containers.
     pub monitor_path: PathBuf,
+    /// Added to the environment of the monitor. A record written before there was the field has none.
+    #[serde(default)]
+    pub monitor_env: BTreeMap<String, String>,
     /// The log is not synced when a container ends.
     pub no_sync_log: bool,
+    /// It moves the root file system into place where it cannot pivot.
+    #[serde(default)]
+    pub no_pivot: bool,
     /// Smallest memory limit that it can start with, in bytes.
     pub min_memory_bytes: u64,
     /// Annotations that may reach it, whole keys.
     pub allowed_annotations: BTreeSet<String>,
+    /// Annotations of its containers, weaker than those of pod and container.
+    #[serde(default)]
+    pub default_annotations: BTreeMap<String, String>,
     /// Privileged containers get no devices of the host.
     pub privileged_without_host_devices: bool,
 }

@@ -11,7 +11,7 @@ use super::error::{SpecError, without_nul};
 
 #[derive(Clone, Debug, Default)]
 pub struct AnnotationRequest {
-    /// The pod's and the container's.
+    /// The handler's, the pod's and the container's.
     pub asked: BTreeMap<String, String>,
     /// Whole keys; `run.oci.` does not allow what begins with it.
     pub allowed: BTreeSet<String>,
@@ -32,9 +32,9 @@ pub(super) fn annotations(
 ) -> Result<HashMap<String, String>, SpecError> {
     let mut annotations = HashMap::new();
     for (key, value) in &request.asked {
-        without_nul("an annotation", key)?;
-        without_nul("an annotation", value)?;
         if request.allowed.contains(key) && !key.starts_with(OURS) {
+            without_nul("an annotation", key)?;
+            without_nul("an annotation", value)?;
             annotations.insert(key.clone(), value.clone());
         }
     }

@@ -523,7 +523,8 @@ pub(crate) mod tests {
             ("cgroup", |i| i.cgroups_path = "a\0".into()),
             ("hostname", |i| i.hostname = "a\0".into()),
             ("annotation", |i| {
-                i.annotations.asked = BTreeMap::from([("a".into(), "\0".into())])
+                i.annotations.asked = BTreeMap::from([("a".into(), "\0".into())]);
+                i.annotations.allowed = ["a".into()].into();
             }),
             ("sysctl", |i| {
                 i.sysctls = BTreeMap::from([("net.a".into(), "\0".into())])

@@ -45,6 +45,17 @@ pub struct CapabilityRequest {
     pub drop: CapabilityList,
     /// Kept by a user who is not root when it runs a program; must be among those granted.
     pub ambient: Capabilities,
+    pub inheritable: Inheritable,
+}
+
+/// Which capabilities are in the inheritable set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inheritable {
+    /// Those that are ambient, which cannot be without it: any other would come back with any program file that names
+    /// it.
+    #[default]
+    Ambient,
+    Granted,
 }
 
 /// Capabilities by name, and whether ALL was among the names.
@@ -178,8 +189,7 @@ pub(super) fn granted(security: &SecurityRequest, bounding: &Capabilities) -> Re
     Ok(granted.difference(&request.drop.named).copied().collect())
 }
 
-/// The five sets. Nothing is inheritable but what is ambient, which cannot be without it: inheritable capabilities
-/// would come back with any program file that names them.
+/// The five sets.
 pub(super) fn capability_sets(
     granted: &Capabilities,
     security: &SecurityRequest,
@@ -188,11 +198,15 @@ pub(super) fn capability_sets(
     if let Some(capability) = ambient.difference(granted).next().copied() {
         return Err(SpecError::AmbientNotGranted { capability });
     }
+    let inheritable = match security.capabilities.inheritable {
+        Inheritable::Ambient => ambient,
+        Inheritable::Granted => granted,
+    };
     let sets = LinuxCapabilitiesBuilder::default()
         .bounding(granted.clone())
         .effective(granted.clone())
         .permitted(granted.clone())
-        .inheritable(ambient.clone())
+        .inheritable(inheritable.clone())
         .ambient(ambient.clone());
     Ok(sets.build().expect("every field has a default"))
 }
@@ -285,7 +299,7 @@ mod tests {
                 defaults: defaults.iter().copied().collect(),
                 add: CapabilityList::parse(add).expect("known"),
                 drop: CapabilityList::parse(drop).expect("known"),
-                ambient: Capabilities::new(),
+                ..CapabilityRequest::default()
             },
             ..security()
         }
@@ -334,6 +348,22 @@ mod tests {
             granted(&request(&[], &["SYS_RESOURCE"], &["SYS_RESOURCE"]), &bounding()),
             Ok(Capabilities::new())
         );
+    }
+
+    #[test]
+    fn what_is_granted_is_inheritable_only_where_that_is_asked_for() {
+        use Capability::{Chown, Kill};
+        for (inheritable, expected) in [
+            (Inheritable::Ambient, &[Kill][..]),
+            (Inheritable::Granted, &[Chown, Kill]),
+        ] {
+            let mut asked = request(&[Chown, Kill], &[], &[]);
+            asked.capabilities.ambient = [Kill].into();
+            asked.capabilities.inheritable = inheritable;
+            let sets = capability_sets(&[Chown, Kill].into(), &asked).expect("granted");
+            assert_eq!(*sets.inheritable(), Some(expected.iter().copied().collect()));
+            assert_eq!(*sets.ambient(), Some([Kill].into()));
+        }
     }
 
     #[test]
