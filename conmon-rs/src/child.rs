@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read, retry_on_intr};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, pidfd_send_signal, wait, waitpid,
@@ -110,6 +111,13 @@ impl Process {
     /// Readable once the process has ended.
     pub fn pidfd(&self) -> Option<&OwnedFd> {
         self.pidfd.as_ref()
+    }
+
+    /// Also if it was not reaped yet. Without pidfd nobody can tell, and it is taken to have.
+    pub fn has_ended(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else { return true };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now))).is_ok_and(|ready| ready > 0)
     }
 
     pub fn signal(&self, signal: Signal) {

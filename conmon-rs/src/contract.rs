@@ -64,7 +64,7 @@ pub enum SyncMessage {
     Pid(NonZeroU32),
     /// The command of an exec ended with this status (128 + signal if a signal ended it).
     ExitCode(u8),
-    /// The command of an exec ran longer than `--timeout` and was killed.
+    /// An exec took longer than `--timeout`, its runtime's part included, and was killed.
     TimedOut,
     /// There is no container or no command; `message` may be empty.
     Failed { message: String },

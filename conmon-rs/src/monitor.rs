@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   start ──> Creating ── pid known ──> Supervising ── it ended, or took too long ──> finish
-//!                 └────── no pid ─────> failed
+//!                 ├────── no pid ─────> failed                                           ^
+//!                 └────── an exec took too long ────────────────────────────────────────┘
 //! ```
 //!
 //! Nothing in `handle` can fail: a log that cannot be written, a client that misbehaves, a message that makes no sense
@@ -62,6 +63,8 @@ pub struct Monitor<'a> {
     oom: Option<OomWatch>,
     phase: Phase,
     mark: Option<Mark>,
+    /// When `--timeout` is over: for an exec from our own start on, for a container once its pid is known.
+    deadline: Option<Instant>,
     /// The runtime, and then the container's first process: gets the signals that are meant for the container.
     process: Process,
     /// How `process` ended.
@@ -73,7 +76,15 @@ enum Phase {
     Supervising,
 }
 
-/// How a container's life ended.
+/// What the runtime's work has come to.
+enum Creation {
+    Done(Pid),
+    /// What the parent is to be told.
+    Failed(Vec<u8>),
+    TimedOut,
+}
+
+/// How a container's life ended, or that of the runtime before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Exited(ExitCode),
@@ -93,16 +104,20 @@ pub fn run(
 ) -> Result<i32, String> {
     let mut monitor = Monitor::start(plan, origin, signals, logs, pipes)?;
     Ok(match monitor.wait_for_container() {
-        Ok(pid) => {
+        Creation::Done(pid) => {
             if !plan.task.is_exec() || plan.api == Api::One {
                 sync.pid(pid);
             }
             monitor.supervise_from(pid);
             sys::release_unused_stack();
-            let outcome = monitor.supervise();
+            let outcome = monitor.wait_for_process();
             monitor.finish(outcome, sync, inherited)
         }
-        Err(reason) => {
+        Creation::TimedOut => {
+            crate::warning!("the runtime took longer than the time-out");
+            monitor.finish(Outcome::TimedOut, sync, inherited)
+        }
+        Creation::Failed(reason) => {
             crate::error!("{}", String::from_utf8_lossy(&reason));
             sync.failure(&reason);
             1
@@ -120,6 +135,8 @@ impl<'a> Monitor<'a> {
         logs: Logs,
         pipes: &mut ParentPipes,
     ) -> Result<Monitor<'a>, String> {
+        let limit = plan.timeout.filter(|_| plan.task.is_exec());
+        let deadline = limit.map(|limit| Instant::now() + limit);
         let poller = Poller::new().map_err(named("epoll"))?;
         poller
             .add(&signals, Event::Signals, Interest::Readable)
@@ -199,20 +216,19 @@ impl<'a> Monitor<'a> {
             oom: None,
             phase: Phase::Creating(EarlyOutput::default()),
             mark,
+            deadline,
             process: Process::open(runtime),
             ended: None,
         })
     }
 
-    /// Lets the runtime do its work; returns the container's pid, or what the parent is to be told.
+    /// Lets the runtime do its work.
     #[inline(never)]
-    fn wait_for_container(&mut self) -> Result<Pid, Vec<u8>> {
-        let status = loop {
-            if let Some(status) = self.ended.take() {
-                break status;
-            }
-            self.turn(None);
+    fn wait_for_container(&mut self) -> Creation {
+        let Outcome::Exited(status) = self.wait_for_process() else {
+            return Creation::TimedOut;
         };
+        self.ended = None; // this was the runtime; the container is still to end
         // What the runtime has still written, or sent, is there by now.
         self.read_output(Stream::Stderr);
         self.receive_terminal();
@@ -226,10 +242,10 @@ impl<'a> Monitor<'a> {
         };
         match pid {
             Some(Ok(Some(_))) if self.plan.stdio == StdioPlan::Terminal && self.terminal.is_none() => {
-                Err(b"Runtime did not set up terminal".to_vec())
+                Creation::Failed(b"Runtime did not set up terminal".to_vec())
             }
-            Some(Ok(Some(pid))) => Ok(pid),
-            pid => Err(self.failure(status, pid)),
+            Some(Ok(Some(pid))) => Creation::Done(pid),
+            pid => Creation::Failed(self.failure(status, pid)),
         }
     }
 
@@ -255,6 +271,9 @@ impl<'a> Monitor<'a> {
     #[inline(never)]
     fn supervise_from(&mut self, pid: Pid) {
         self.process = Process::open(pid);
+        if !self.plan.task.is_exec() {
+            self.deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
+        }
         if let Some(pidfd) = self.process.pidfd()
             && let Err(error) = self.poller.add(pidfd, Event::ContainerGone, Interest::NewlyReadable)
         {
@@ -263,15 +282,20 @@ impl<'a> Monitor<'a> {
         if self.plan.bundle.is_some() || self.plan.persist_dir.is_some() {
             self.watch_memory(pid);
         }
-        if let Phase::Creating(early) = std::mem::replace(&mut self.phase, Phase::Supervising) {
-            for (stream, output) in early.into_streams() {
-                self.keep(stream, &output);
-            }
-        }
+        self.keep_early_output();
         self.reap();
         // Neither our child nor anybody's: its runtime has reaped it.
         if self.ended.is_none() && self.process.pidfd().is_none() && rustix::process::test_kill_process(pid).is_err() {
             self.ended = Some(ExitCode::Unknown);
+        }
+    }
+
+    /// It is no runtime's last words, and neither is what comes now.
+    fn keep_early_output(&mut self) {
+        if let Phase::Creating(early) = std::mem::replace(&mut self.phase, Phase::Supervising) {
+            for (stream, output) in early.into_streams() {
+                self.keep(stream, &output);
+            }
         }
     }
 
@@ -286,17 +310,17 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    fn supervise(&mut self) -> Outcome {
-        let deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
+    /// Serves everybody until the runtime, or the container's process, has ended or it is too late.
+    fn wait_for_process(&mut self) -> Outcome {
         loop {
             if let Some(exit) = self.ended {
                 return Outcome::Exited(exit);
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.reap(); // it may just have ended by itself
                 return self.ended.map_or(Outcome::TimedOut, Outcome::Exited);
             }
-            self.turn(deadline);
+            self.turn(self.deadline);
         }
     }
 
@@ -555,8 +579,14 @@ impl<'a> Monitor<'a> {
     fn finish(mut self, outcome: Outcome, sync: &mut SyncPipe, inherited: &mut InheritedFds) -> i32 {
         self.look_at_memory();
         if outcome == Outcome::TimedOut {
-            kill_everything(&self.process, self.mark, || while reap_any().is_some() {});
+            let named = match self.phase {
+                // The runtime may have started the command, and not come back.
+                Phase::Creating(_) => read_pidfile(&self.plan.container_pidfile).ok().flatten(),
+                Phase::Supervising => None,
+            };
+            kill_everything(&self.process, named, self.mark, || while reap_any().is_some() {});
             self.ended = Some(ExitCode::Unknown);
+            self.keep_early_output();
         }
         self.regard_clients();
         self.read_late_output();

@@ -1,8 +1,10 @@
-//! Ends a command that ran too long, with everything it started.
+//! Ends a command that ran too long, or a runtime that does not get it started, with everything that came of it.
 //!
 //! Its process group is not enough: a descendant may have a session of its own and another parent by now. So a command
 //! with a time-out is marked before it starts, by a resource limit that fork and exec hand down, that nothing in the
-//! kernel acts upon (`RLIMIT_LOCKS`, without meaning since Linux 2.4), and that everybody may read in `/proc`.
+//! kernel acts upon (`RLIMIT_LOCKS`, without meaning since Linux 2.4), and that everybody may read in `/proc`. The runtime
+//! carries it too, and so does what it has brought into the container. A command whose own limits replace the mark is
+//! known by its parents, its session and its group.
 
 use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -53,14 +55,31 @@ fn marked_with(limits: &[u8]) -> Option<u64> {
     numbers.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Kills `command` and all that belongs to it, and waits until they are dead. `reap` is called while it waits.
-pub fn kill_everything(command: &Process, mark: Option<Mark>, mut reap: impl FnMut()) {
-    let family = Family::of(command.pid(), mark);
-    command.signal(Signal::KILL);
+/// Kills `first`, the command or the runtime that was to start it, and all that belongs to it, and waits until they are
+/// dead. `reap` is called while it waits. `named` is the command by the word of such a runtime: believed if it is one of
+/// them, because a pid file may be old.
+pub fn kill_everything(first: &Process, named: Option<Pid>, mark: Option<Mark>, mut reap: impl FnMut()) {
+    // Looked for before anybody is dead: afterwards nobody knows whose children they were.
+    let mut relatives = descendants(first.pid());
+    let mut family = Family::of(first.pid(), mark);
+    let is_ours = |process: &Process| {
+        let pid = process.pid();
+        let orphan = || Place::of(pid).is_some_and(|place| place.parent == getpid().as_raw_nonzero().get());
+        relatives.iter().any(|relative| relative.pid() == pid) || family.has(pid) || orphan()
+    };
+    if let Some(command) = named.map(Process::open).filter(is_ours) {
+        let theirs = descendants(command.pid());
+        family.add(command.pid());
+        relatives.push(command);
+        relatives.extend(theirs);
+    }
+    // Parents first: none is to see, and say, that its child was killed.
+    first.signal(Signal::KILL);
+    relatives.iter().for_each(|relative| relative.signal(Signal::KILL));
     let end = Instant::now() + KILL_WAIT;
     loop {
         let living = processes().filter(|pid| family.has(*pid));
-        let mut all_dead = true;
+        let mut all_dead = first.has_ended() && relatives.iter().all(Process::has_ended);
         for pid in living {
             // Looked at again through the descriptor: the number may be somebody else's by now.
             let process = Process::open(pid);
@@ -81,26 +100,54 @@ pub fn kill_everything(command: &Process, mark: Option<Mark>, mut reap: impl FnM
     }
 }
 
+/// The children of a process, their children, and so on, as they are now.
+fn descendants(of: Pid) -> Vec<Process> {
+    let others = processes().filter(|pid| *pid != of);
+    let parents: Vec<(Pid, i32)> = others.filter_map(|pid| Some((pid, Place::of(pid)?.parent))).collect();
+    let mut found = vec![of];
+    let mut asked = 0;
+    while let Some(parent) = found.get(asked).map(|pid| pid.as_raw_nonzero().get()) {
+        let children = parents.iter().filter(|(_, theirs)| *theirs == parent);
+        found.extend(children.map(|(pid, _)| *pid));
+        asked += 1;
+    }
+    let opened = found.into_iter().skip(1).filter_map(|pid| {
+        let process = Process::open(pid);
+        // Looked at again: the number may be somebody else's by now.
+        let parent = Place::of(pid)?.parent;
+        parents.contains(&(pid, parent)).then_some(process)
+    });
+    opened.collect()
+}
+
 /// Who belongs to a command: those with its mark, in its session, or in its process group.
 struct Family {
     mark: Option<Mark>,
-    session: Option<i32>,
-    group: Option<i32>,
+    sessions: Vec<i32>,
+    groups: Vec<i32>,
 }
 
 impl Family {
-    fn of(command: Pid, mark: Option<Mark>) -> Family {
-        // A runtime that gives the command no session or group of its own leaves it in ours.
-        let own = Place::of(getpid());
-        let theirs = Place::of(command);
-        let session = theirs
-            .map(|place| place.session)
-            .filter(|session| *session == command.as_raw_nonzero().get());
-        let group = theirs.map(|place| place.group).filter(|group| *group > 1);
-        Family {
+    fn of(first: Pid, mark: Option<Mark>) -> Family {
+        let mut family = Family {
             mark,
-            session,
-            group: group.filter(|group| own.is_some_and(|own| own.group != *group)),
+            sessions: Vec::new(),
+            groups: Vec::new(),
+        };
+        family.add(first);
+        family
+    }
+
+    /// With those in its session and its group, unless these are ours: a runtime need not give the command its own.
+    fn add(&mut self, process: Pid) {
+        let (Some(own), Some(theirs)) = (Place::of(getpid()), Place::of(process)) else {
+            return;
+        };
+        if theirs.session == process.as_raw_nonzero().get() {
+            self.sessions.push(theirs.session);
+        }
+        if theirs.group > 1 && theirs.group != own.group {
+            self.groups.push(theirs.group);
         }
     }
 
@@ -108,8 +155,8 @@ impl Family {
     fn has(&self, pid: Pid) -> bool {
         let Some(place) = Place::of(pid) else { return false };
         place.living
-            && (self.session == Some(place.session)
-                || self.group == Some(place.group)
+            && (self.sessions.contains(&place.session)
+                || self.groups.contains(&place.group)
                 || self.mark.is_some_and(|mark| mark.is_on(pid)))
     }
 }
@@ -118,6 +165,7 @@ impl Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     living: bool,
+    parent: i32,
     group: i32,
     session: i32,
 }
@@ -134,11 +182,12 @@ impl Place {
             .ok()?
             .split_ascii_whitespace();
         let state = fields.next()?;
-        let _parent = fields.next()?;
+        let parent = fields.next()?.parse().ok()?;
         let group = fields.next()?.parse().ok()?;
         let session = fields.next()?.parse().ok()?;
         Some(Place {
             living: !matches!(state, "Z" | "X" | "x"),
+            parent,
             group,
             session,
         })
@@ -173,6 +222,7 @@ mod tests {
             Place::parse(stat),
             Some(Place {
                 living: true,
+                parent: 1,
                 group: 7,
                 session: 8
             })
@@ -181,6 +231,7 @@ mod tests {
             Place::parse(b"42 (zombie) Z 1 7 8 0"),
             Some(Place {
                 living: false,
+                parent: 1,
                 group: 7,
                 session: 8
             })

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -62,7 +62,8 @@ fn create<'a>(stage: &'a Stage, runtime: &str, script: &str, terminal: bool) -> 
     for name in ["bin", "sbin", "lib", "lib64"] {
         symlink(Path::new("usr").join(name), stage.path("bundle/rootfs").join(name)).unwrap();
     }
-    let id = format!("{ID}-{}-{terminal}", std::process::id());
+    // Its cgroup is named after it, wherever the runtime's root is.
+    let id = format!("{ID}-{}", stage.path("").file_name().unwrap().display());
     let launch = stage.create("").args(["-r".as_ref(), runtime.as_os_str()]);
     let launch = launch.args(["-c", &id, "--runtime-arg", &format!("--root={}", root.display())]);
     let launch = if terminal { launch.args(["-t"]) } else { launch };
@@ -97,15 +98,19 @@ fn runs_a_container(runtime: &str, terminal: bool) {
     assert_eq!(stage.read(&format!("exits/{}", created.container.id)), "21");
 }
 
-#[test]
-fn a_time_out_in_a_container_of_runc_leaves_nothing_of_the_exec_and_all_of_the_container() {
+/// An exec of runc's times out: nothing of it is left, and all of the container. `prepare` may put another runtime in place of
+/// runc.
+fn times_out_in_a_container_of_runc(prepare: impl FnOnce(&Stage)) -> Vec<String> {
     let stage = Stage::new();
-    let Some(created) = create(&stage, "runc", "sleep 1000", false) else {
-        return;
+    let Some(created) = create(&stage, "runc", "exec sleep 1000", false) else {
+        return Vec::new();
     };
     let container = &created.container;
+    let output_of = |command: &str| container.command(&[command, &container.id]).output().unwrap().stdout;
+    let processes = || String::from_utf8(output_of("ps")).unwrap().lines().count() - 1;
+    assert_eq!(processes(), 1);
     let exec = Stage::new();
-    let command = "sleep 999 & setsid sleep 998 & (setsid sh -c 'sleep 997 >/dev/null 2>&1 &' &); sleep 996";
+    let command = "sleep 999 & setsid sleep 998 & (setsid sh -c 'sleep 997 >/dev/null 2>&1 &' &); echo up; sleep 996";
     let process = format!(
         r#"{{"user":{{"uid":0,"gid":0}},"args":["sh","-c","{command}"],"env":["PATH=/usr/bin","{}"],"cwd":"/"}}"#,
         exec.marker()
@@ -115,7 +120,10 @@ fn a_time_out_in_a_container_of_runc_leaves_nothing_of_the_exec_and_all_of_the_c
         .exec("")
         .args(["-T", "1", "-c", &container.id, "--runtime-arg", &root]);
     fs::write(exec.path("process.json"), process).unwrap();
-    let mut monitor = launch.args(["-r".as_ref(), container.runtime.as_os_str()]).start();
+    fs::remove_file(exec.path("runtime")).unwrap();
+    symlink(&container.runtime, exec.path("runtime")).unwrap();
+    prepare(&exec);
+    let mut monitor = launch.start();
     let message = monitor.sync_message();
     assert_eq!(
         message.as_deref(),
@@ -123,8 +131,48 @@ fn a_time_out_in_a_container_of_runc_leaves_nothing_of_the_exec_and_all_of_the_c
     );
     assert_eq!(monitor.wait(), 255);
     assert_eq!(exec.processes(), [0; 0]);
-    let state = container.command(&["state", &container.id]).output().unwrap();
-    assert!(String::from_utf8_lossy(&state.stdout).contains("\"running\""));
+    assert_eq!(processes(), 1);
+    assert!(String::from_utf8_lossy(&output_of("state")).contains("\"running\""));
+    exec.log()
+}
+
+fn run_instead(stage: &Stage, script: &str) {
+    fs::rename(stage.path("runtime"), stage.path("real-runtime")).unwrap();
+    let script = format!(
+        "#!/bin/sh\nruntime={}\n{script}\n",
+        stage.path("real-runtime").display()
+    );
+    fs::write(stage.path("runtime"), script).unwrap();
+    fs::set_permissions(stage.path("runtime"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_time_out_in_a_container_of_runc_leaves_nothing_of_the_exec_and_all_of_the_container() {
+    times_out_in_a_container_of_runc(|_| {});
+}
+
+#[test]
+fn a_runc_that_hangs_before_it_has_started_anything_is_ended() {
+    let log = times_out_in_a_container_of_runc(|exec| {
+        // Nobody writes what it wants to read.
+        fs::remove_file(exec.path("process.json")).unwrap();
+        let made = Command::new("mkfifo").arg(exec.path("process.json")).status();
+        assert!(made.unwrap().success());
+    });
+    assert_eq!(log, [""; 0]);
+}
+
+#[test]
+fn a_runc_that_hangs_on_its_way_into_the_container_is_ended() {
+    times_out_in_a_container_of_runc(|exec| {
+        let script = "\"$runtime\" \"$@\" & until pkill -STOP -P $!; do :; done; wait";
+        run_instead(exec, script);
+    });
+}
+
+#[test]
+fn a_runc_that_hangs_is_ended_with_what_it_has_started_in_the_container() {
+    times_out_in_a_container_of_runc(|exec| run_instead(exec, "\"$runtime\" \"$@\"; sleep 1000"));
 }
 
 #[test]

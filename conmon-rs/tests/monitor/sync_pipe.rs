@@ -65,6 +65,18 @@ fn a_parent_that_is_gone_is_no_reason_to_stop() {
 }
 
 #[test]
+fn a_parent_that_dies_does_not_end_the_supervision() {
+    let stage = Stage::new();
+    let launch = stage.create(&format!("{WAIT_FOR_GO}; exit 7"));
+    let parent = launch.wrapped_in(&["sh", "-c", "\"$@\" & wait", "sh"]).start();
+    parent.created();
+    crate::harness::kill(parent.pid(), rustix::process::Signal::KILL);
+    stage.go();
+    let exit = eventually("the exit file appears", || stage.exit_file());
+    assert_eq!(exit.number(), 7);
+}
+
+#[test]
 fn a_sync_pipe_that_is_not_open_is_refused() {
     let stage = Stage::new();
     for value in ["99", "x", ""] {
