@@ -158,6 +158,7 @@ impl Lifecycle {
             () = sandbox.stopped() => Err(DriverError::new(ErrorKind::Failed, "the pod sandbox was stopped meanwhile")),
         };
         let Launched { process, monitor } = launched.in_step("launch monitor")?;
+        tracing::Span::current().record("pid", process.pid.get());
         let held = Held {
             process: hold(d, Some(process)).in_step("take hold of the process")?,
             monitor: hold(d, monitor).in_step("take hold of the monitor")?,

@@ -93,13 +93,15 @@ where
             pod = tracing::field::Empty,
             sandbox_id = tracing::field::Empty,
             container_id = tracing::field::Empty,
+            pid = tracing::field::Empty,
+            step = tracing::field::Empty,
         );
         let began = Instant::now();
         let answer = span.in_scope(|| self.inner.call(request));
         Box::pin(
             async move {
                 let response = answer.await?;
-                let elapsed_ms = began.elapsed().as_millis();
+                let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 // An error without a body has its status in the headers.
                 match tonic::Status::from_header_map(response.headers()) {
                     Some(status) if status.code() != tonic::Code::Ok => {
@@ -111,5 +113,67 @@ where
             }
             .instrument(span),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::seams::{DriverError, ErrorKind};
+    use crate::lifecycle::Error;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+    use tower::{Layer, Service};
+    use tracing_subscriber::fmt::MakeWriter;
+
+    /// A log in memory.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Lines {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_call_is_one_line_with_its_method_objects_step_and_error() {
+        let lines = Lines::default();
+        let log = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
+        let _guard = tracing::subscriber::set_default(log);
+        let refuse = tower::service_fn(|_: Request<Body>| async {
+            tracing::Span::current().record("sandbox_id", "5b");
+            let cause = DriverError::new(ErrorKind::Failed, "no such plugin");
+            let status = crate::service::status::status(Error::Step {
+                step: "connect network",
+                cause,
+            });
+            Ok::<_, std::convert::Infallible>(status.into_http::<Body>())
+        });
+        let request = Request::builder()
+            .uri("/runtime.v1.RuntimeService/RunPodSandbox")
+            .body(Body::empty())
+            .unwrap();
+        CallSpans.layer(refuse).call(request).await.unwrap();
+
+        let written = lines.0.lock().unwrap().clone();
+        let line: serde_json::Value = serde_json::from_slice(&written).expect("one line of JSON");
+        assert_eq!(line["span"]["rpc"], "RunPodSandbox");
+        assert_eq!(line["span"]["sandbox_id"], "5b");
+        assert_eq!(line["span"]["step"], "connect network");
+        assert_eq!(line["fields"]["error"], "connect network: no such plugin");
+        assert!(line["fields"]["elapsed_ms"].is_number(), "{line}");
     }
 }

@@ -22,6 +22,12 @@ pub fn status(error: Error) -> Status {
         Error::Step { cause, .. } => code_of_part(cause.kind),
         Error::Leftovers { .. } | Error::Lost(_) => Code::Internal,
     };
+    if let Error::Step { step, .. } = &error {
+        tracing::Span::current().record("step", step);
+    }
+    if let Error::Create(failed) = &error {
+        tracing::Span::current().record("step", failed.step);
+    }
     Status::new(code, one_line(&error))
 }
 
