@@ -1,9 +1,10 @@
 //! The daemon of a Kubernetes node.
 //!
 //! Three rooms in one direction:
-//! - `service`: CRI over gRPC: parse → call → present
-//! - `lifecycle`: what may happen, in which order; and the one door by which facts come in
-//! - `drivers`: one seam per outside thing
+//! - `service`: CRI over gRPC: parse → call → present; `service::manager`: what CRI has no call for, beside it
+//! - `lifecycle`: what may happen, in which order; and the one door by which facts come in; `lifecycle::reap`: what is
+//!   left half-made is removed in the background
+//! - `drivers`: one seam per outside thing; `drivers::child`: what a child does between fork and exec
 //!
 //! Beside them:
 //! - `model`: the nouns, their states and what may change those; pure
