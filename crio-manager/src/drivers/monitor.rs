@@ -74,6 +74,18 @@ pub struct ExitsAwaited {
     waiting: Arc<Mutex<HashMap<ContainerId, Arc<Notify>>>>,
 }
 
+/// An entry in it, for as long as somebody waits.
+struct Awaited<'a> {
+    exits: &'a ExitsAwaited,
+    id: &'a ContainerId,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.exits.waiting().remove(self.id);
+    }
+}
+
 impl ExitsAwaited {
     fn waiting(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Notify>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,6 +107,15 @@ impl ExitsAwaited {
             waiter.notify_one();
         }
     }
+}
+
+/// Whether a process that was spawned goes on when this daemon is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlives {
+    /// It does not. (A monitor that has forked itself off always does.)
+    Nobody,
+    /// It does: the monitor of an exec keeps to the exec's time limit.
+    TheDaemon,
 }
 
 /// The manager's ends of a monitor that is starting.
@@ -141,6 +162,7 @@ impl ConmonRs {
         arguments: Vec<OsString>,
         directory: &Path,
         entrance: Entrance,
+        outlives: Outlives,
     ) -> DriverResult<Starting> {
         let pair = || -> std::io::Result<_> {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -159,7 +181,9 @@ impl ConmonRs {
             .process_group(0)
             .kill_on_drop(true);
         child::born_in(&mut command, entrance);
-        child::dies_with_us(&mut command);
+        if outlives == Outlives::Nobody {
+            child::dies_with_us(&mut command);
+        }
         let sync_pipe = FdMapping {
             parent_fd: theirs.into(),
             child_fd: SYNC_FD,
@@ -246,7 +270,7 @@ impl Monitor for ConmonRs {
             ..
         } = launch;
         let limit = handler.create_timeout;
-        let mut starting = self.spawn(&handler, arguments, &bundle, entrance)?;
+        let mut starting = self.spawn(&handler, arguments, &bundle, entrance, Outlives::Nobody)?;
         let outcome = match timeout(limit, self.birth(&mut starting, &bundle)).await {
             Ok(outcome) => outcome,
             Err(_elapsed) => {
@@ -292,7 +316,13 @@ impl Monitor for ConmonRs {
         }
         arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
 
-        let mut starting = self.spawn(&exec.handler, arguments.0, session.path(), exec.entrance)?;
+        let mut starting = self.spawn(
+            &exec.handler,
+            arguments.0,
+            session.path(),
+            exec.entrance,
+            Outlives::TheDaemon,
+        )?;
         let answer = async {
             let message = read_sync(&mut starting.sync).await;
             // Its own end, so that nothing of it is left when the caller hears of it.
@@ -388,11 +418,11 @@ impl Monitor for ConmonRs {
 
     async fn exit_recorded(&self, id: &ContainerId) {
         let path = self.exits_dir.join(id.as_str());
+        let _entry = Awaited { exits: &self.exits, id };
         loop {
             let waiter = self.exits.waiting().entry(id.clone()).or_default().clone();
             // A look at a tmpfs. Awaited first, looked at second: no appearance falls between.
             if path.exists() {
-                self.exits.waiting().remove(id);
                 return;
             }
             waiter.notified().await;

@@ -510,7 +510,7 @@ pub struct Loaded {
     pub sandboxes: Vec<SandboxRecord>,
     /// Of containers.
     pub containers: Vec<ContainerRecord>,
-    /// Pod sandboxes whose record cannot be read, put aside now or at an earlier start.
+    /// Pod sandboxes whose record cannot be read and was put aside just now.
     pub lost_sandboxes: Vec<SandboxId>,
     /// Containers whose record cannot be read.
     pub lost_containers: Vec<ContainerId>,
