@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use e2e::client::security;
 use e2e::{Node, container, refused, run_on};
+use futures::StreamExt as _;
 use tonic::Code;
 
 run_on!(runc, crun:
     output_error_and_code_come_apart,
     a_time_limit_kills_the_command_and_nothing_else,
+    a_runtime_that_hangs_is_a_time_out_and_leaves_nothing,
+    the_last_line_of_a_terminal_is_not_lost,
 );
 run_on!(runc:
     a_child_that_holds_the_pipe_does_not_hold_the_answer,
@@ -71,10 +74,63 @@ async fn a_time_limit_kills_the_command_and_nothing_else(node: &mut Node) -> any
 async fn a_child_that_holds_the_pipe_does_not_hold_the_answer(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("holder").await?;
     let id = pod.sh("c", "sleep 1000").await?;
-    let started = Instant::now();
-    let answer = node.client.exec(&id, &["sh", "-c", "sleep 60 & echo done"], 30).await?;
-    assert_eq!((answer.stdout.as_slice(), answer.exit_code), (b"done\n".as_slice(), 0));
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    for limit in [0, 30] {
+        let started = Instant::now();
+        let script = "sleep 60 & echo done";
+        let answer = node.client.exec(&id, &["sh", "-c", script], limit).await?;
+        assert_eq!((answer.stdout.as_slice(), answer.exit_code), (b"done\n".as_slice(), 0));
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    }
+    Ok(())
+}
+
+/// The time limit covers the runtime's part too, before the command runs and after.
+async fn a_runtime_that_hangs_is_a_time_out_and_leaves_nothing(node: &mut Node) -> anyhow::Result<()> {
+    for (handler, misbehaviour) in [
+        ("early", "exec sleep 5555"),
+        ("deaf", "trap '' TERM INT HUP; sleep 5555 & sleep 5556"),
+        ("late", "$REAL \"$@\"; sleep 5555 & sleep 5556"),
+    ] {
+        let body = format!("if [ $verb = exec ] && [ -e $DIR/misbehave ]; then {misbehaviour}; fi");
+        node.wrap_runtime(handler, &body, 60).await?;
+        let config = node.host_network_pod(handler);
+        let pod = node.running(handler, config).await?;
+        let id = pod.sh("c", "sleep 1000").await?;
+        node.client.output(&id, &["true"]).await?;
+        let before = node.snapshot();
+        std::fs::write(node.path("misbehave"), "")?;
+        let started = Instant::now();
+        match node.client.exec(&id, &["sleep", "5557"], 2).await {
+            Ok(answer) => assert_eq!(answer.exit_code, -1),
+            Err(error) => assert_eq!(error.code(), Code::DeadlineExceeded, "{handler}: {error}"),
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_eq!(node.processes_with("sleep 555"), [""; 0], "{handler}");
+        node.nothing_more_than(&before).await?;
+        std::fs::remove_file(node.path("misbehave"))?;
+        assert_eq!(node.client.output(&id, &["echo", "fine"]).await?, "fine\n");
+    }
+    Ok(())
+}
+
+async fn the_last_line_of_a_terminal_is_not_lost(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("terminal").await?;
+    let mut config = container("c", &pod.image, &["sleep", "1000"]);
+    config.tty = true;
+    let id = pod.run(&config).await?;
+    let one = |round: usize| {
+        let (client, id) = (node.client.clone(), id.clone());
+        async move { (round, client.exec(&id, &["echo", "the last line"], 30).await) }
+    };
+    let mut answers = futures::stream::iter((0..100).map(one)).buffer_unordered(4);
+    while let Some((round, answer)) = answers.next().await {
+        let answer = answer?;
+        assert_eq!(
+            (String::from_utf8_lossy(&answer.stdout).as_ref(), answer.exit_code),
+            ("the last line\r\n", 0),
+            "in round {round}"
+        );
+    }
     Ok(())
 }
 

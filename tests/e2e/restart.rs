@@ -1,9 +1,11 @@
 //! The daemon ends, by SIGTERM or by SIGKILL, and comes back: nothing of the containers may notice.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cri::v1::{ContainerState, PodSandboxState};
 use e2e::{Node, refused, run_on, sh};
+use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
 run_on!(runc, crun:
@@ -16,6 +18,8 @@ run_on!(runc:
     stopped_pods_and_exited_containers_stay_what_they_were,
     a_container_removed_after_a_restart_leaves_nothing,
     a_garbage_record_harms_nobody_else,
+    a_garbage_record_of_a_pod_harms_no_container,
+    after_a_reboot_nothing_runs_and_all_can_be_removed,
     images_are_still_there,
     a_stop_under_way_is_finished_by_the_next_manager,
 );
@@ -209,6 +213,111 @@ async fn a_garbage_record_harms_nobody_else(node: &mut Node) -> anyhow::Result<(
     assert!(!node.namespaces.mounts().iter().any(|mount| mount.contains(&bad)));
     // What cannot be read is kept for whoever wants to look at it.
     node.give_up(&bad)
+}
+
+async fn a_garbage_record_of_a_pod_harms_no_container(node: &mut Node) -> anyhow::Result<()> {
+    node.busybox().await?;
+    let before = node.snapshot();
+    let (pod, other) = (node.running_pod("lost").await?, node.running_pod("kept").await?);
+    let (id, neighbour) = (pod.sh("c", "sleep 1000").await?, other.sh("c", "sleep 1000").await?);
+    let (pid, status) = (node.client.pid(&id).await?, node.client.status(&id).await?);
+    node.kill9().await?;
+    std::fs::write(record(node, "sandboxes", &pod.id), b"\x00\xffnot a record{{{")?;
+    node.restart().await?;
+
+    assert_eq!(node.client.status(&id).await?, status);
+    assert_eq!(node.client.pid(&id).await?, pid, "the same process");
+    assert_eq!(node.client.output(&id, &["echo", "alive"]).await?, "alive\n");
+    assert!(node.log().contains(&pod.id), "the log names what was put aside");
+    let state = async |id: &str| node.client.pod_status(id).await.map(|status| status.state());
+    assert_eq!(state(&pod.id).await?, PodSandboxState::SandboxNotready);
+    assert_eq!(state(&other.id).await?, PodSandboxState::SandboxReady);
+    assert_eq!(
+        node.client.status(&neighbour).await?.state(),
+        ContainerState::ContainerRunning
+    );
+
+    remove_pod(node, &pod.id).await?;
+    assert_eq!(refused(node.client.pod_status(&pod.id).await), Code::NotFound);
+    assert_eq!(refused(node.client.status(&id).await), Code::NotFound);
+    remove_pod(node, &other.id).await?;
+    std::fs::remove_file(record(node, "quarantine", &pod.id))?;
+    node.nothing_more_than(&before).await
+}
+
+/// The node was not really rebooted: what ran then still runs, which makes the removal's work only harder.
+async fn after_a_reboot_nothing_runs_and_all_can_be_removed(node: &mut Node) -> anyhow::Result<()> {
+    node.busybox().await?;
+    let before = node.snapshot();
+    let pod = node.running_pod("rebooted").await?;
+    let over = pod.ran_sh("over", "exit 4").await?;
+    let created = pod.create(&sh("created", &pod.image, "sleep 3331")).await?;
+    let running = pod.sh("running", "sleep 3332 & sleep 3333").await?;
+    node.kill9().await?;
+    another_boot(&record(node, "sandboxes", &pod.id))?;
+    for id in [&over.id, &created, &running] {
+        another_boot(&record(node, "containers", id))?;
+    }
+    node.restart().await?;
+
+    assert_eq!(
+        node.client.pod_status(&pod.id).await?.state(),
+        PodSandboxState::SandboxNotready
+    );
+    assert_eq!(node.client.status(&over.id).await?, over, "its end was known before");
+    for id in [&created, &running] {
+        let status = node.client.status(id).await?;
+        assert_eq!(
+            (status.state(), status.exit_code, status.reason.as_str()),
+            (ContainerState::ContainerExited, 255, "Unknown")
+        );
+        assert!(status.message.contains("rebooted"), "{}", status.message);
+        refused(node.client.start(id).await);
+        refused(node.client.exec(id, &["true"], 5).await);
+    }
+    assert!(
+        !node.processes_with("sleep 3333").is_empty(),
+        "it was not ended by the restart"
+    );
+    refused(
+        node.client
+            .create(&pod.id, &sh("new", &pod.image, "exit 0"), &pod.config)
+            .await,
+    );
+    // As the kubelet does it: a new attempt beside the old one, which goes afterwards.
+    let mut config = pod.config.clone();
+    config.metadata.as_mut().unwrap().attempt += 1;
+    let again = node.running("", config).await?;
+    assert_ne!(again.id, pod.id);
+    assert_eq!(again.ran_sh("c", "exit 0").await?.exit_code, 0);
+
+    remove_pod(node, &pod.id).await?;
+    assert_eq!(node.processes_with("sleep 333"), [""; 0]);
+    again.remove().await?;
+    node.nothing_more_than(&before).await
+}
+
+/// By the client that the node has now; a pod's own is of the daemon that made it.
+async fn remove_pod(node: &Node, id: &str) -> anyhow::Result<()> {
+    node.client.stop_pod(id).await?;
+    Ok(node.client.remove_pod(id).await?)
+}
+
+fn record(node: &Node, kind: &str, id: &str) -> PathBuf {
+    node.path("state/records").join(kind).join(format!("{id}.json"))
+}
+
+/// Makes a record one of another boot, with the checksum of what it then is.
+fn another_boot(path: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(path)?;
+    let (_, body) = text.split_once('\n').unwrap();
+    let mut body: serde_json::Value = serde_json::from_str(body)?;
+    assert!(body["boot_id"].is_string());
+    body["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
+    let body = body.to_string();
+    let sum: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let header = serde_json::json!({ "version": 1, "sha256": sum });
+    Ok(std::fs::write(path, format!("{header}\n{body}"))?)
 }
 
 async fn images_are_still_there(node: &mut Node) -> anyhow::Result<()> {

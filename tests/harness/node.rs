@@ -479,6 +479,28 @@ impl Node {
         Ok(())
     }
 
+    /// SIGKILL for the monitor of a container; returns when it is gone.
+    pub async fn kill9_monitor(&self, id: &str) -> anyhow::Result<()> {
+        let is_monitor = |line: &str| line.contains("conmon-rs") && line.contains(id);
+        let mut monitors = self.namespaces.processes();
+        monitors.retain(|process| is_monitor(&process.command_line));
+        if monitors.is_empty() {
+            bail!("the container {id} has no monitor");
+        }
+        for monitor in monitors {
+            self.namespaces.run("kill", &["-9", &monitor.pid.to_string()])?;
+        }
+        let left = || self.processes_with(id).iter().any(|line| is_monitor(line));
+        let started = Instant::now();
+        while left() {
+            if started.elapsed() > EXIT_LIMIT {
+                bail!("the monitor of {id} outlived SIGKILL by {EXIT_LIMIT:?}");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// The processes inside whose command line contains a text.
     pub fn processes_with(&self, text: &str) -> Vec<String> {
         let all = self

@@ -60,7 +60,7 @@ pub struct ConmonRs {
     pub exits_dir: PathBuf,
     /// Short names of attach sockets.
     pub socket_dir: PathBuf,
-    /// A directory per exec under way.
+    /// A directory per exec under way, and one per monitor that is being spoken to.
     pub exec_dir: PathBuf,
     /// Size at which a log file starts anew, in bytes.
     pub log_size_max: Option<u64>,
@@ -122,6 +122,8 @@ enum Outlives {
 struct Starting {
     child: Child,
     sync: UnixStream,
+    /// Where the OCI runtime delivers a terminal. A monitor that is killed leaves its socket there.
+    _temporary: tempfile::TempDir,
 }
 
 impl ConmonRs {
@@ -170,8 +172,12 @@ impl ConmonRs {
             Ok((UnixStream::from_std(ours)?, theirs))
         };
         let (sync, theirs) = pair().map_err(|error| DriverError::io("pipe to the monitor", &error))?;
+        let temporary = tempfile::Builder::new()
+            .prefix("monitor-")
+            .tempdir_in(&self.exec_dir)
+            .map_err(|error| DriverError::io("directory for the monitor's socket", &error))?;
         let mut command = Command::new(&handler.monitor_path);
-        set_environment(&mut command, handler, &self.exec_dir);
+        set_environment(&mut command, handler, temporary.path());
         command
             .args(arguments)
             .current_dir(directory)
@@ -194,7 +200,11 @@ impl ConmonRs {
         let child = command
             .spawn()
             .map_err(|error| missing(&handler.monitor_path, &error))?;
-        Ok(Starting { child, sync })
+        Ok(Starting {
+            child,
+            sync,
+            _temporary: temporary,
+        })
     }
 
     fn create_arguments(&self, launch: &MonitorLaunch) -> Vec<OsString> {
