@@ -84,8 +84,8 @@ fn an_image_is_mounted_written_to_and_unmounted() {
         );
         assert_eq!(mounts_below(directory.path()).len(), 2);
 
-        store.ensure_dir(&rootfs, "/work/dir", 3, 4).await.unwrap();
-        assert_eq!(fs::metadata(rootfs.path.join("work/dir")).unwrap().uid(), 3);
+        store.ensure_dir(&rootfs, "/srv/dir", 3, 4).await.unwrap();
+        assert_eq!(fs::metadata(rootfs.path.join("srv/dir")).unwrap().uid(), 3);
         let owner = FileOwner {
             uid: 0,
             gid: 0,

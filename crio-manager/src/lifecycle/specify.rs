@@ -656,7 +656,7 @@ mod tests {
         let sandbox = lifecycle.registry().sandbox(id.as_str()).unwrap();
         let mut image = node.drivers().image.resolve("image").await.unwrap();
         image.config.volumes = vec!["/data".to_owned(), "/given".to_owned()];
-        image.config.working_dir = "/work".to_owned();
+        image.config.working_dir = "/srv".to_owned();
         let mut plan = container_plan(2, &id);
         plan.mounts.push(MountPlan {
             container_path: "/given".to_owned(),
@@ -682,14 +682,14 @@ mod tests {
     #[tokio::test]
     async fn volumes_of_an_image_are_directories_in_the_root_filesystem() {
         let (built, spec) = specified(ImageVolumes::MadeInRootfs).await;
-        assert_eq!(built.rootfs_dirs, ["/data", "/work"]);
+        assert_eq!(built.rootfs_dirs, ["/data", "/srv"]);
         assert_eq!((built.volume_dirs.len(), source(&spec, "/data")), (0, None));
     }
 
     #[tokio::test]
     async fn bound_volumes_of_an_image_are_directories_of_the_bundle() {
         let (built, spec) = specified(ImageVolumes::Bound).await;
-        assert_eq!(built.rootfs_dirs, ["/work"]);
+        assert_eq!(built.rootfs_dirs, ["/srv"]);
         assert_eq!(built.volume_dirs, [Path::new("volumes/0")]);
         let bundle = format!("/bundle/{}", ContainerId::from_bytes([2; 32]));
         assert_eq!(source(&spec, "/data"), Some(Path::new(&bundle).join("volumes/0")));
@@ -699,7 +699,7 @@ mod tests {
     #[tokio::test]
     async fn ignored_volumes_of_an_image_leave_no_trace() {
         let (built, spec) = specified(ImageVolumes::Ignored).await;
-        assert_eq!(built.rootfs_dirs, ["/work"]);
+        assert_eq!(built.rootfs_dirs, ["/srv"]);
         assert_eq!((built.volume_dirs.len(), source(&spec, "/data")), (0, None));
     }
 

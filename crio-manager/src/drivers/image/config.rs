@@ -163,7 +163,7 @@ mod tests {
     fn settings_are_read_and_absent_or_null_ones_are_empty() {
         let document = read(
             r#"{"architecture":"amd64","os":"linux","config":{"User":"1000:users","Env":["A=b"],"Cmd":null,
-                "Entrypoint":["/bin/sh","-c"],"WorkingDir":"/work","StopSignal":"SIGINT","Volumes":{"/data":{}},
+                "Entrypoint":["/bin/sh","-c"],"WorkingDir":"/srv","StopSignal":"SIGINT","Volumes":{"/data":{}},
                 "ExposedPorts":{"80/tcp":{}},"Labels":{"a":"b"}},"rootfs":{"type":"layers","diff_ids":[]}}"#,
         )
         .unwrap();
@@ -172,7 +172,7 @@ mod tests {
         assert!(config.cmd.is_empty());
         assert_eq!(
             (config.user.as_str(), config.working_dir.as_deref()),
-            ("1000:users", Some("/work"))
+            ("1000:users", Some("/srv"))
         );
         assert_eq!(
             (config.volumes, config.exposed_ports),
