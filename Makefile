@@ -40,7 +40,7 @@ check: ## what review runs: formatting, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "check: cargo-deny is not installed, deny.toml was not applied"; fi
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "check: cargo-deny is not installed, deny.toml was not applied"; fi
 
 unit: ## tests beside the code, without root
 	cargo test --workspace --exclude e2e --lib --bins
