@@ -1,0 +1,125 @@
+//! CreateContainer and StopContainer.
+
+use super::device::device;
+use super::mount::mount;
+use super::name::{container_metadata, id};
+use super::path::log_path;
+use super::resources::resources;
+use super::security::{security, unspoken_security};
+use super::{Parsed, enum_value, no_nul, pairs, required, wrong};
+use crate::model::container::ContainerPlan;
+use crate::model::{ContainerId, SandboxPlan, Timestamp, signal};
+use cri::v1;
+use std::time::Duration;
+
+/// CreateContainer, but for its sandbox, which gives the rest.
+pub fn create_container(
+    request: v1::CreateContainerRequest,
+    sandbox: &SandboxPlan,
+    random: [u8; 32],
+    created_at: Timestamp,
+) -> Parsed<ContainerPlan> {
+    let config = required("config", request.config)?;
+    let metadata = container_metadata(config.metadata)?;
+    let image = required("config.image", config.image)?;
+    if image.image.is_empty() {
+        return Err(wrong("config.image.image", "empty"));
+    }
+    let linux = config.linux.unwrap_or_default();
+    let security = match linux.security_context {
+        Some(asked) => security(asked)?,
+        None => unspoken_security()?,
+    };
+    if security.privileged && !sandbox.privileged {
+        return Err(wrong(
+            "linux.security_context.privileged",
+            "the pod sandbox is not privileged",
+        ));
+    }
+    if !config.cdi_devices.is_empty() {
+        return Err(wrong("config.cdi_devices", "not supported by this version"));
+    }
+    let words = |field: &str, values: Vec<String>| -> Parsed<Vec<String>> {
+        values.into_iter().map(|word| no_nul(field, word)).collect()
+    };
+    let stop_signal = match enum_value::<v1::Signal>("config.stop_signal", config.stop_signal)? {
+        v1::Signal::RuntimeDefault => None,
+        asked => Some(
+            signal::number(asked.as_str_name())
+                .ok_or_else(|| wrong("config.stop_signal", format!("{} is unknown", asked.as_str_name())))?,
+        ),
+    };
+    Ok(ContainerPlan {
+        id: ContainerId::from_bytes(random),
+        sandbox_id: sandbox.id.clone(),
+        metadata,
+        pod: sandbox.metadata.clone(),
+        image: image.image,
+        user_specified_image: image.user_specified_image,
+        command: words("config.command", config.command)?,
+        args: words("config.args", config.args)?,
+        working_dir: no_nul("config.working_dir", config.working_dir)?,
+        envs: envs(config.envs)?,
+        mounts: config.mounts.into_iter().map(mount).collect::<Parsed<_>>()?,
+        devices: config.devices.into_iter().map(device).collect::<Parsed<_>>()?,
+        labels: pairs(config.labels),
+        annotations: pairs(config.annotations),
+        log_path: log_path(sandbox.log_directory.as_deref(), &config.log_path)?,
+        log_path_asked: config.log_path,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        tty: config.tty,
+        resources: linux.resources.map(resources).transpose()?.unwrap_or_default(),
+        security,
+        stop_signal,
+        created_at,
+    })
+}
+
+fn envs(values: Vec<v1::KeyValue>) -> Parsed<Vec<(String, String)>> {
+    let field = "config.envs";
+    let pair = |env: v1::KeyValue| {
+        if env.key.is_empty() || env.key.contains('=') {
+            return Err(wrong(field, format!("{:?} is not a variable's name", env.key)));
+        }
+        let value = String::from_utf8(env.value).map_err(|_| wrong(field, format!("{} is not UTF-8", env.key)))?;
+        Ok((no_nul(field, env.key)?, no_nul(field, value)?))
+    };
+    values.into_iter().map(pair).collect()
+}
+
+/// StopContainer: id and grace.
+pub fn stop_container(request: v1::StopContainerRequest) -> Parsed<(String, Duration)> {
+    let grace =
+        u64::try_from(request.timeout).map_err(|_| wrong("timeout", format!("{} is negative", request.timeout)))?;
+    Ok((id("container_id", request.container_id)?, Duration::from_secs(grace)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::parse::tests::{parsed_container, refused};
+
+    #[test]
+    fn a_signal_that_is_none_is_refused() {
+        refused(parsed_container(|c| c.stop_signal = 4711), "stop_signal");
+    }
+
+    #[test]
+    fn a_stop_needs_an_id_and_a_grace() {
+        refused(
+            stop_container(v1::StopContainerRequest {
+                container_id: "x".into(),
+                timeout: -1,
+            }),
+            "timeout",
+        );
+        refused(
+            stop_container(v1::StopContainerRequest {
+                container_id: String::new(),
+                timeout: 1,
+            }),
+            "empty",
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! What a list asks for.
+
+use super::{Parsed, enum_value, pairs};
+use crate::model::name::Pairs;
+use cri::v1;
+
+/// Which objects a list asks for.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// Beginning of the id; empty matches all.
+    pub id: String,
+    /// Beginning of the sandbox's id; empty matches all.
+    pub sandbox_id: String,
+    /// CRI's number of the state.
+    pub state: Option<i32>,
+    /// Labels that must all be there with these values.
+    pub labels: Pairs,
+}
+
+impl Filter {
+    /// Whether an object is asked for.
+    pub fn matches(&self, id: &str, sandbox_id: &str, state: i32, labels: &Pairs) -> bool {
+        id.starts_with(&self.id)
+            && sandbox_id.starts_with(&self.sandbox_id)
+            && self.state.is_none_or(|asked| asked == state)
+            && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
+/// ListPodSandbox.
+pub fn sandbox_filter(filter: Option<v1::PodSandboxFilter>) -> Parsed<Filter> {
+    let filter = filter.unwrap_or_default();
+    let state = filter
+        .state
+        .map(|state| enum_value::<v1::PodSandboxState>("filter.state", state.state))
+        .transpose()?;
+    Ok(Filter {
+        id: filter.id,
+        sandbox_id: String::new(),
+        state: state.map(i32::from),
+        labels: pairs(filter.label_selector),
+    })
+}
+
+/// ListContainers.
+pub fn container_filter(filter: Option<v1::ContainerFilter>) -> Parsed<Filter> {
+    let filter = filter.unwrap_or_default();
+    let state = filter
+        .state
+        .map(|state| enum_value::<v1::ContainerState>("filter.state", state.state))
+        .transpose()?;
+    Ok(Filter {
+        id: filter.id,
+        sandbox_id: filter.pod_sandbox_id,
+        state: state.map(i32::from),
+        labels: pairs(filter.label_selector),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::parse::tests::refused;
+
+    #[test]
+    fn a_state_that_is_none_is_refused() {
+        refused(
+            sandbox_filter(Some(v1::PodSandboxFilter {
+                state: Some(v1::PodSandboxStateValue { state: 9 }),
+                ..Default::default()
+            })),
+            "state",
+        );
+    }
+}
