@@ -1,72 +1,31 @@
-//! Plan + image + pod → the OCI spec's input. The decisions are here, their wording in `spec`.
+//! The spec of a container.
 
-use super::Lifecycle;
-use super::cell::SandboxCell;
-use super::error::{InStep, StepFailed};
+use super::ImageVolumes;
+use super::json;
+use super::resources::resources;
+use super::security::{security_request, user_request};
 use crate::drivers::seams::{DriverError, ErrorKind, HostDevice, ResolvedImage};
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::cell::SandboxCell;
+use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::container::{ContainerPlan, Propagation};
 use crate::model::name::Pairs;
-use crate::model::record::{Handler, PinnedNamespaces, RunningUser};
-use crate::model::security::{GroupsPolicy, NamespaceMode, Profile, RunAs, Security};
-use crate::model::{CgroupPath, ProcessId, SandboxPlan, signal};
+use crate::model::record::{Handler, RunningUser};
+use crate::model::security::Profile;
+use crate::model::{ProcessId, signal};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::devices::{Device, DeviceAccess};
 use crate::spec::mounts::{Access, ImageVolume, Mount, MountAccess, MountRequest, OwnFile, Shm, image_volume_paths};
-use crate::spec::namespaces::{Namespace, Namespaces, UserNamespace};
+use crate::spec::namespaces::Namespace;
 use crate::spec::passwd::{Accounts, appended, extra_group_line, extra_passwd_line};
-use crate::spec::process::{EnvVar, ProcessRequest, Rlimit, Terminal, home};
-use crate::spec::resources::{CpuQuota, HugepageLimit, Resources};
+use crate::spec::process::{EnvVar, ProcessRequest, Terminal, home};
 use crate::spec::seccomp::{PROFILE_MAX_BYTES, SeccompRequest};
-use crate::spec::security::{
-    AppArmor, CapabilityList, CapabilityRequest, Inheritable, NewPrivileges, Privilege, SecurityRequest,
-};
-use crate::spec::user::{self, Identity, ResolvedUser, UserRequest};
-use crate::spec::{self, ContainerPath, ImageConfig, Kind, Node, Rootfs, SpecError, SpecInput};
-use oci_spec::runtime::Capabilities;
+use crate::spec::user;
+use crate::spec::{self, ContainerPath, Kind, Rootfs, SpecError, SpecInput};
 use std::path::{Path, PathBuf};
 
-/// What the configuration and the node decide about every spec.
-#[derive(Debug, Clone)]
-pub struct SpecDefaults {
-    /// What this node can do.
-    pub node: Node,
-    /// The node's name, for pods that share its UTS namespace.
-    pub node_name: String,
-    /// Capabilities of a container that asks for nothing.
-    pub capabilities: Capabilities,
-    /// Environment weaker than the image's.
-    pub env: Vec<EnvVar>,
-    /// Limits of every process.
-    pub rlimits: Vec<Rlimit>,
-    /// Most processes of a container.
-    pub pids_limit: Option<u64>,
-    /// Replaces the built-in seccomp profile.
-    pub seccomp_profile: Option<Vec<u8>>,
-    /// Every root file system is read-only.
-    pub read_only: bool,
-    /// Which of its capabilities a container's programs inherit.
-    pub inheritable: Inheritable,
-    /// What becomes of the volumes of images.
-    pub image_volumes: ImageVolumes,
-    /// The program that holds a pod's PID namespace.
-    pub pause_path: PathBuf,
-    /// The kernel has AppArmor on.
-    pub apparmor: bool,
-}
-
-/// What becomes of a volume that an image declares and the client does not mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageVolumes {
-    /// A directory in the root file system.
-    MadeInRootfs,
-    /// A directory of the bundle, empty at first and gone with the container.
-    Bound,
-    /// Nothing.
-    Ignored,
-}
-
 /// What creation needs of a built spec.
-pub(super) struct Specified {
+pub(in crate::lifecycle) struct Specified {
     /// config.json.
     pub json: Vec<u8>,
     /// Directories to make in the root file system.
@@ -92,7 +51,7 @@ const VOLUMES: &str = "volumes";
 
 impl Lifecycle {
     /// Builds the spec of a container whose root file system is mounted.
-    pub(super) async fn specify(
+    pub(in crate::lifecycle) async fn specify(
         &self,
         sandbox: &SandboxCell,
         plan: &ContainerPlan,
@@ -336,120 +295,7 @@ impl Lifecycle {
             joined_pid_namespace: outside.joined_pid_namespace,
         })
     }
-
-    /// Which processes the container sees.
-    fn pid_namespace(
-        &self,
-        sandbox: &SandboxCell,
-        plan: &ContainerPlan,
-    ) -> Result<(Namespace, Option<ProcessId>), DriverError> {
-        let of = |process: ProcessId| {
-            let path = format!("/proc/{}/ns/pid", process.pid);
-            (Namespace::Path(path.into()), Some(process))
-        };
-        let wrong = |why: String| DriverError::new(ErrorKind::Invalid, why);
-        match &plan.security.namespaces.pid {
-            NamespaceMode::Container => Ok((Namespace::New, None)),
-            NamespaceMode::Node => Ok((Namespace::Host, None)),
-            NamespaceMode::Pod => match sandbox.infra() {
-                Some(infra) => Ok(of(infra.process)),
-                None => Err(wrong("the pod was made without a shared PID namespace".to_owned())),
-            },
-            NamespaceMode::Target(id) => {
-                let target = self
-                    .registry()
-                    .container(id)
-                    .map_err(|error| wrong(error.to_string()))?;
-                match target.state().process() {
-                    Some(process) if target.plan.sandbox_id == sandbox.plan.id => Ok(of(process)),
-                    Some(_) => Err(wrong(format!("target container {id} is in another pod"))),
-                    None => Err(wrong(format!("target container {id} has exited"))),
-                }
-            }
-        }
-    }
-
-    fn namespaces(&self, pins: &PinnedNamespaces, pid: Namespace, privileged: bool) -> Namespaces {
-        let pinned = |pin: &Option<PathBuf>| pin.clone().map_or(Namespace::Host, Namespace::Path);
-        let v2 = self.defaults().node.cgroup == spec::resources::CgroupVersion::V2;
-        Namespaces {
-            pid,
-            network: pinned(&pins.net),
-            ipc: pinned(&pins.ipc),
-            uts: pinned(&pins.uts),
-            cgroup: if v2 && !privileged {
-                Namespace::New
-            } else {
-                Namespace::Host
-            },
-            user: UserNamespace::Host,
-        }
-    }
-
-    /// The spec of a pod's own process: the pause program and nothing else.
-    pub(super) fn specify_infra(
-        &self,
-        plan: &SandboxPlan,
-        pins: &PinnedNamespaces,
-        rootfs: &Path,
-        cgroup: &CgroupPath,
-    ) -> Result<Vec<u8>, DriverError> {
-        let defaults = self.defaults();
-        let pause = ContainerPath::parse("/pause").unwrap_or_else(|_| ContainerPath::root());
-        let input = SpecInput {
-            id: plan.id.to_string(),
-            kind: Kind::Sandbox,
-            node: defaults.node.clone(),
-            rootfs: Rootfs {
-                path: rootfs.to_owned(),
-                access: Access::ReadOnly,
-            },
-            image: ImageConfig::default(),
-            process: ProcessRequest {
-                command: vec![pause.as_str().to_owned()],
-                oom_score_adj: Some(INFRA_OOM_SCORE_ADJ),
-                ..ProcessRequest::default()
-            },
-            user: ResolvedUser::root(),
-            security: SecurityRequest {
-                privilege: Privilege::Confined,
-                capabilities: CapabilityRequest::default(),
-                new_privileges: NewPrivileges::Forbidden,
-                masked_paths: spec::security::default_masked_paths(),
-                readonly_paths: spec::security::default_readonly_paths(),
-                seccomp: SeccompRequest::RuntimeDefault,
-                apparmor: AppArmor::Absent,
-                selinux: None,
-            },
-            namespaces: self.namespaces(pins, Namespace::New, false),
-            hostname: plan.hostname.clone(),
-            sysctls: Default::default(),
-            mounts: MountRequest {
-                mounts: vec![Mount {
-                    container_path: pause,
-                    host_path: defaults.pause_path.clone(),
-                    access: MountAccess::ReadOnly,
-                    propagation: spec::mounts::Propagation::Private,
-                    id_mappings: None,
-                }],
-                ..MountRequest::default()
-            },
-            devices: Vec::new(),
-            resources: Resources::default(),
-            cgroups_path: cgroup.to_string(),
-            annotations: AnnotationRequest::default(),
-        };
-        let built = spec::build(&input)?;
-        Ok(json(&built.spec)?)
-    }
-
-    pub(super) fn defaults(&self) -> &SpecDefaults {
-        &self.room.defaults
-    }
 }
-
-/// The pod's own process is killed for want of memory after everything else in the pod.
-const INFRA_OOM_SCORE_ADJ: i32 = -998;
 
 /// What had to be looked up for a container.
 struct Outside<'a> {
@@ -462,22 +308,6 @@ struct Outside<'a> {
     joined_pid_namespace: Option<ProcessId>,
     passwd: Option<Vec<u8>>,
     group: Option<Vec<u8>>,
-}
-
-/// The OCI JSON of an exec: the container's own process with another command.
-pub(super) fn specify_exec(config: &[u8], command: &[String], tty: bool) -> Result<Vec<u8>, DriverError> {
-    let broken = |why: String| DriverError::new(ErrorKind::Failed, format!("config.json of the container: {why}"));
-    let config: oci_spec::runtime::Spec = serde_json::from_slice(config).map_err(|error| broken(error.to_string()))?;
-    let process = config
-        .process()
-        .as_ref()
-        .ok_or_else(|| broken("it has no process".to_owned()))?;
-    let terminal = if tty { Terminal::New } else { Terminal::None };
-    Ok(json(&spec::exec_process(process, command, terminal)?)?)
-}
-
-fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, SpecError> {
-    Ok(serde_json::to_vec(value).expect("OCI types have string keys and no failing parts"))
 }
 
 fn container_path(path: &str) -> Result<ContainerPath, StepFailed> {
@@ -508,133 +338,12 @@ fn annotations(handler: &Handler, pod: &Pairs, container: &Pairs) -> Pairs {
     all
 }
 
-fn user_request(asked: &Security) -> UserRequest {
-    UserRequest {
-        identity: match &asked.run_as {
-            RunAs::Image => Identity::Image,
-            RunAs::Uid(uid) => Identity::Id(*uid),
-            RunAs::Name(name) => Identity::Name(name.clone()),
-        },
-        gid: asked.run_as_group,
-        supplemental_groups: asked.supplemental_groups.clone(),
-        policy: match asked.groups_policy {
-            GroupsPolicy::Merge => user::GroupsPolicy::Merge,
-            GroupsPolicy::Strict => user::GroupsPolicy::Strict,
-        },
-    }
-}
-
-fn security_request(
-    asked: &Security,
-    defaults: &SpecDefaults,
-    seccomp: SeccompRequest,
-) -> Result<SecurityRequest, SpecError> {
-    let paths = |paths: &[String]| {
-        paths
-            .iter()
-            .map(|path| {
-                ContainerPath::parse(path).map_err(|fault| SpecError::Path {
-                    what: "masked or read-only path",
-                    path: spec::excerpt(path),
-                    fault,
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()
-    };
-    Ok(SecurityRequest {
-        privilege: if asked.privileged {
-            Privilege::Privileged
-        } else {
-            Privilege::Confined
-        },
-        capabilities: CapabilityRequest {
-            defaults: defaults.capabilities.clone(),
-            add: CapabilityList::parse(&asked.add_capabilities)?,
-            drop: CapabilityList::parse(&asked.drop_capabilities)?,
-            ambient: CapabilityList::parse(&asked.add_ambient_capabilities)?.named,
-            inheritable: defaults.inheritable,
-        },
-        new_privileges: if asked.no_new_privs {
-            NewPrivileges::Forbidden
-        } else {
-            NewPrivileges::Allowed
-        },
-        masked_paths: paths(&asked.masked_paths)?,
-        readonly_paths: paths(&asked.readonly_paths)?,
-        seccomp,
-        apparmor: match &asked.apparmor {
-            Profile::Localhost(name) => AppArmor::Profile(name.strip_prefix("localhost/").unwrap_or(name).to_owned()),
-            Profile::Unconfined if defaults.apparmor => AppArmor::Unconfined,
-            Profile::Unconfined | Profile::RuntimeDefault => AppArmor::Absent,
-        },
-        selinux: None,
-    })
-}
-
-fn resources(
-    asked: &crate::model::container::Resources,
-    pids_limit: Option<u64>,
-    memory_minimum_bytes: u64,
-) -> Resources {
-    // In CRI -1 says unlimited, which is also what leaving it out says.
-    let positive = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok());
-    let words = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    Resources {
-        cpu_period_us: asked.cpu_period_us,
-        cpu_quota: asked
-            .cpu_quota_us
-            .map(|us| u64::try_from(us).map_or(CpuQuota::Unlimited, CpuQuota::PerPeriodUs)),
-        cpu_shares: asked.cpu_shares,
-        cpuset_cpus: words(&asked.cpuset_cpus),
-        cpuset_mems: words(&asked.cpuset_mems),
-        memory_limit_bytes: positive(asked.memory_limit_bytes),
-        memory_swap_limit_bytes: positive(asked.memory_swap_limit_bytes),
-        hugepage_limits: asked
-            .hugepage_limits
-            .iter()
-            .map(|(page_size, limit_bytes)| HugepageLimit {
-                page_size: page_size.clone(),
-                limit_bytes: *limit_bytes,
-            })
-            .collect(),
-        pids_limit,
-        unified: asked.unified.clone(),
-        memory_minimum_bytes,
-    }
-}
-
-impl From<SpecError> for DriverError {
-    fn from(refused: SpecError) -> Self {
-        Self::new(ErrorKind::Invalid, refused.to_string())
-    }
-}
-
-#[cfg(test)]
-impl SpecDefaults {
-    /// A node that can do everything.
-    pub fn for_tests() -> Self {
-        Self {
-            node: spec::tests::node(),
-            node_name: "node".to_owned(),
-            capabilities: Capabilities::default(),
-            env: Vec::new(),
-            rlimits: Vec::new(),
-            pids_limit: None,
-            seccomp_profile: None,
-            read_only: false,
-            inheritable: Inheritable::Ambient,
-            image_volumes: ImageVolumes::MadeInRootfs,
-            pause_path: "/pause".into(),
-            apparmor: false,
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::drivers::fake::{Fails, FakeNode};
+    use crate::lifecycle::SpecDefaults;
     use crate::lifecycle::tests::{container_plan, sandbox_plan};
     use crate::model::ContainerId;
     use crate::model::container::MountPlan;

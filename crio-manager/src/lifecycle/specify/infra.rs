@@ -1,0 +1,79 @@
+//! The spec of a pod's own process: the pause program and nothing else.
+
+use super::json;
+use crate::drivers::seams::DriverError;
+use crate::lifecycle::Lifecycle;
+use crate::model::record::PinnedNamespaces;
+use crate::model::{CgroupPath, SandboxPlan};
+use crate::spec::annotations::AnnotationRequest;
+use crate::spec::mounts::{Access, Mount, MountAccess, MountRequest};
+use crate::spec::namespaces::Namespace;
+use crate::spec::process::ProcessRequest;
+use crate::spec::resources::Resources;
+use crate::spec::seccomp::SeccompRequest;
+use crate::spec::security::{AppArmor, CapabilityRequest, NewPrivileges, Privilege, SecurityRequest};
+use crate::spec::user::ResolvedUser;
+use crate::spec::{self, ContainerPath, ImageConfig, Kind, Rootfs, SpecInput};
+use std::path::Path;
+
+/// The pod's own process is killed for want of memory after everything else in the pod.
+const INFRA_OOM_SCORE_ADJ: i32 = -998;
+
+impl Lifecycle {
+    /// The spec of a pod's own process: the pause program and nothing else.
+    pub(in crate::lifecycle) fn specify_infra(
+        &self,
+        plan: &SandboxPlan,
+        pins: &PinnedNamespaces,
+        rootfs: &Path,
+        cgroup: &CgroupPath,
+    ) -> Result<Vec<u8>, DriverError> {
+        let defaults = self.defaults();
+        let pause = ContainerPath::parse("/pause").unwrap_or_else(|_| ContainerPath::root());
+        let input = SpecInput {
+            id: plan.id.to_string(),
+            kind: Kind::Sandbox,
+            node: defaults.node.clone(),
+            rootfs: Rootfs {
+                path: rootfs.to_owned(),
+                access: Access::ReadOnly,
+            },
+            image: ImageConfig::default(),
+            process: ProcessRequest {
+                command: vec![pause.as_str().to_owned()],
+                oom_score_adj: Some(INFRA_OOM_SCORE_ADJ),
+                ..ProcessRequest::default()
+            },
+            user: ResolvedUser::root(),
+            security: SecurityRequest {
+                privilege: Privilege::Confined,
+                capabilities: CapabilityRequest::default(),
+                new_privileges: NewPrivileges::Forbidden,
+                masked_paths: spec::security::default_masked_paths(),
+                readonly_paths: spec::security::default_readonly_paths(),
+                seccomp: SeccompRequest::RuntimeDefault,
+                apparmor: AppArmor::Absent,
+                selinux: None,
+            },
+            namespaces: self.namespaces(pins, Namespace::New, false),
+            hostname: plan.hostname.clone(),
+            sysctls: Default::default(),
+            mounts: MountRequest {
+                mounts: vec![Mount {
+                    container_path: pause,
+                    host_path: defaults.pause_path.clone(),
+                    access: MountAccess::ReadOnly,
+                    propagation: spec::mounts::Propagation::Private,
+                    id_mappings: None,
+                }],
+                ..MountRequest::default()
+            },
+            devices: Vec::new(),
+            resources: Resources::default(),
+            cgroups_path: cgroup.to_string(),
+            annotations: AnnotationRequest::default(),
+        };
+        let built = spec::build(&input)?;
+        Ok(json(&built.spec)?)
+    }
+}
