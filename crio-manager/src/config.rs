@@ -105,6 +105,12 @@ pub struct ImageConfig {
     /// Zero: no limit.
     pub pull_progress_timeout: Duration,
     pub image_volumes: ImageVolumes,
+    pub short_name_mode: ShortNameMode,
+    pub global_auth_file: Option<PathBuf>,
+    pub namespaced_auth_dir: Option<PathBuf>,
+    /// `None`: the system's, where it is there.
+    pub signature_policy: Option<PathBuf>,
+    pub signature_policy_dir: PathBuf,
 }
 
 /// `[crio.network]`
@@ -125,7 +131,7 @@ pub struct ManagerConfig {
     /// `target=level` directives that refine `log_level`.
     pub log_targets: String,
     pub cni_timeout: Duration,
-    pub unqualified_search_registries: Vec<String>,
+    pub registries_conf: Option<PathBuf>,
     pub registry_certs_dir: PathBuf,
 }
 
@@ -177,6 +183,11 @@ impl Default for Config {
                 insecure_registries: Vec::new(),
                 pull_progress_timeout: Duration::from_secs(60),
                 image_volumes: ImageVolumes::Mkdir,
+                short_name_mode: ShortNameMode::Enforcing,
+                global_auth_file: None,
+                namespaced_auth_dir: None,
+                signature_policy: None,
+                signature_policy_dir: "/etc/crio/policies".into(),
             },
             network: NetworkConfig {
                 cni_default_network: String::new(),
@@ -189,7 +200,7 @@ impl Default for Config {
                 log_format: LogFormat::Text,
                 log_targets: String::new(),
                 cni_timeout: Duration::from_secs(60),
-                unqualified_search_registries: vec!["docker.io".to_owned()],
+                registries_conf: Some("/etc/containers/registries.conf".into()),
                 registry_certs_dir: "/etc/containers/certs.d".into(),
             },
         }
@@ -265,6 +276,15 @@ pub enum Transport {
     Docker,
 }
 
+/// What becomes of a name without a registry that several registries may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShortNameMode {
+    /// It is refused.
+    Enforcing,
+    /// They are tried one after the other.
+    Disabled,
+}
+
 /// What becomes of the VOLUMEs that an image declares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageVolumes {
@@ -324,6 +344,22 @@ impl Setting for Transport {
         match self {
             Transport::Docker => value::quote("docker://"),
         }
+    }
+}
+
+impl Setting for ShortNameMode {
+    fn read(value: &Value) -> Result<Self, String> {
+        let words = [
+            ("enforcing", ShortNameMode::Enforcing),
+            ("disabled", ShortNameMode::Disabled),
+        ];
+        one_of(value, &words)
+    }
+    fn write(&self) -> String {
+        value::quote(match self {
+            ShortNameMode::Enforcing => "enforcing",
+            ShortNameMode::Disabled => "disabled",
+        })
     }
 }
 

@@ -1,13 +1,13 @@
 //! Builds the drivers from the configuration, hands them to the rooms, and serves until SIGTERM.
 
-use crate::config::{self, Config, EnvVariable, Limit, RuntimeHandler, Ulimit};
+use crate::config::{self, Config, EnvVariable, Limit, RuntimeHandler, ShortNameMode, Ulimit};
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
 use crate::drivers::child;
 use crate::drivers::clock::HostClock;
 use crate::drivers::host::Host;
-use crate::drivers::image::{ImageStore, ImageStoreConfig};
+use crate::drivers::image::{ImageStore, ImageStoreConfig, PullFiles};
 use crate::drivers::monitor::ConmonRs;
 use crate::drivers::namespaces::{Namespaces, Sysctl};
 use crate::drivers::network::seam::Cni;
@@ -171,11 +171,22 @@ pub fn load_images(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, 
     })
 }
 
+/// Where the field's tools look for a signature policy.
+const SYSTEM_POLICY: &str = "/etc/containers/policy.json";
+
 /// The image store's part of the configuration.
 pub fn image_store_config(config: &Config) -> ImageStoreConfig {
     ImageStoreConfig {
         insecure_registries: config.image.insecure_registries.clone(),
-        search_registries: config.manager.unqualified_search_registries.clone(),
+        pull_files: PullFiles {
+            registries: config.manager.registries_conf.clone(),
+            refuse_ambiguous_names: config.image.short_name_mode == ShortNameMode::Enforcing,
+            auth: config.image.global_auth_file.clone(),
+            namespaced_auth_dir: config.image.namespaced_auth_dir.clone(),
+            policy: config.image.signature_policy.clone(),
+            system_policy: Some(SYSTEM_POLICY.into()),
+            namespaced_policy_dir: Some(config.image.signature_policy_dir.clone()),
+        },
         certs_dir: Some(config.manager.registry_certs_dir.clone()),
         progress_timeout: config.image.pull_progress_timeout,
         pinned_images: config.image.pinned_images.clone(),

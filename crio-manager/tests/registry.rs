@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crio_manager::drivers::image::{Credentials, Error, ImageStore};
+use crio_manager::drivers::image::{Credentials, Error, ImageStore, PullRequest};
 use support::{
     Answer, DOCKER_MANIFEST, DockerRegistry, Form, OCI_INDEX, ScriptedRegistry, TestImage, config_in, layer_count,
     leftovers, ok, push_manifest, sha256, status, store_in, tar_of,
@@ -58,15 +58,15 @@ async fn an_image_of_every_form_is_pulled_from_a_real_registry() {
     docker.push(&registry.address, "docker", "latest").await;
 
     let name = format!("{}/team/oci:v1", registry.address);
-    let id = store.pull(&name, None).await.unwrap();
+    let id = store.pull(PullRequest::of(&name)).await.unwrap();
     assert_eq!(id.to_string(), oci.config, "the id is the configuration's digest");
     for (tar, (file, text)) in tars.iter().zip([("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")]) {
         assert_eq!(fs::read_to_string(content(&root, tar).join(file)).unwrap(), text);
     }
-    assert_eq!(store.pull(&name, None).await.unwrap(), id);
+    assert_eq!(store.pull(PullRequest::of(&name)).await.unwrap(), id);
 
     let by_digest = format!("{}/team/oci@{}", registry.address, oci.digest());
-    assert_eq!(store.pull(&by_digest, None).await.unwrap(), id);
+    assert_eq!(store.pull(PullRequest::of(&by_digest)).await.unwrap(), id);
     let image = store.resolve(&name).unwrap();
     assert_eq!(image.tags, std::slice::from_ref(&name));
     assert_eq!(image.digests, std::slice::from_ref(&by_digest));
@@ -84,7 +84,7 @@ async fn an_image_of_every_form_is_pulled_from_a_real_registry() {
 
     assert_eq!(
         store
-            .pull(&format!("{}/docker", registry.address), None)
+            .pull(PullRequest::of(format!("{}/docker", registry.address)))
             .await
             .unwrap()
             .to_string(),
@@ -96,7 +96,7 @@ async fn an_image_of_every_form_is_pulled_from_a_real_registry() {
     assert!(info.used_inodes == 8 && info.used_bytes >= 4 * 4096, "{info:?}");
 
     let missing = store
-        .pull(&format!("{}/none:v1", registry.address), None)
+        .pull(PullRequest::of(format!("{}/none:v1", registry.address)))
         .await
         .unwrap_err();
     assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
@@ -141,7 +141,10 @@ async fn a_list_gives_the_image_of_this_processor() {
         "s390x" => 2,
         _ => 3,
     };
-    let id = store.pull(&format!("{}/app:v1", registry.address), None).await.unwrap();
+    let id = store
+        .pull(PullRequest::of(format!("{}/app:v1", registry.address)))
+        .await
+        .unwrap();
     assert_eq!(id.to_string(), images[here].config);
     let by_list = format!("{}/app@{}", registry.address, sha256(&list));
     let by_image = format!("{}/app@{}", registry.address, images[here].digest());
@@ -180,15 +183,18 @@ async fn a_name_and_password_are_asked_for_and_checked() {
         Some(Credentials::RegistryToken("x".to_owned())),
         Some(Credentials::IdentityToken("x".to_owned())),
     ] {
-        let error = store.pull(&name, wrong).await.unwrap_err();
+        let error = store.pull(PullRequest::of(&name).with(wrong)).await.unwrap_err();
         assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
         assert!(!error.to_string().contains("wrong"));
     }
     assert!(store.list(None).unwrap().is_empty());
     let auth = Credentials::from_fields("", "", "bWU6cmlnaHQ=", "", "").unwrap();
-    assert_eq!(store.pull(&name, auth).await.unwrap().to_string(), image.config);
+    assert_eq!(
+        store.pull(PullRequest::of(&name).with(auth)).await.unwrap().to_string(),
+        image.config
+    );
     assert!(
-        store.pull(&name, None).await.is_err(),
+        store.pull(PullRequest::of(&name)).await.is_err(),
         "what one may, another may not, even if it is here"
     );
 }
@@ -236,7 +242,7 @@ async fn a_registry_is_believed_by_its_authority_only() {
     let name = format!("{}/app", registry.address);
 
     let unknown = store_in(&directory.path().join("unknown"), &[]).await;
-    let error = unknown.pull(&name, None).await.unwrap_err();
+    let error = unknown.pull(PullRequest::of(&name)).await.unwrap_err();
     assert!(matches!(error, Error::Tls { .. }), "{error}");
 
     let certs = directory.path().join("certs.d");
@@ -245,11 +251,14 @@ async fn a_registry_is_believed_by_its_authority_only() {
     let mut config = config_in(&directory.path().join("known"), &[]);
     config.certs_dir = Some(certs);
     let known = ImageStore::open(config).await.unwrap();
-    assert_eq!(known.pull(&name, None).await.unwrap().to_string(), image.config);
+    assert_eq!(
+        known.pull(PullRequest::of(&name)).await.unwrap().to_string(),
+        image.config
+    );
 
     let insecure = store_in(&directory.path().join("insecure"), &[&registry.address]).await;
     insecure
-        .pull(&name, None)
+        .pull(PullRequest::of(&name))
         .await
         .expect("an insecure registry may have TLS that nobody vouches for");
 }
@@ -260,7 +269,7 @@ async fn plain_http_needs_a_listed_registry() {
     let registry = ScriptedRegistry::of(&two_layers(), |_, _, _| None);
     let store = store_in(directory.path(), &["127.0.0.1:1"]).await;
     let error = store
-        .pull(&format!("{}/app", registry.address), None)
+        .pull(PullRequest::of(format!("{}/app", registry.address)))
         .await
         .unwrap_err();
     assert!(
@@ -280,7 +289,7 @@ async fn a_registry_that_is_not_there_is_unreachable() {
         .to_string();
     for insecure in [vec![], vec![free.as_str()]] {
         let store = store_in(directory.path(), &insecure).await;
-        let error = store.pull(&format!("{free}/app"), None).await.unwrap_err();
+        let error = store.pull(PullRequest::of(format!("{free}/app"))).await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains("refused"), "{error}");
         store.shutdown().await;
@@ -316,7 +325,10 @@ async fn a_transfer_that_breaks_off_is_resumed_where_it_was() {
         }
     });
     let store = store_in(directory.path(), &[&registry.address]).await;
-    store.pull(&format!("{}/app", registry.address), None).await.unwrap();
+    store
+        .pull(PullRequest::of(format!("{}/app", registry.address)))
+        .await
+        .unwrap();
     assert_eq!(broken.load(Ordering::SeqCst), 4);
 }
 
@@ -370,7 +382,7 @@ async fn what_a_bad_registry_sends_is_refused_and_leaves_nothing() {
         let registry = ScriptedRegistry::of(&image, move |_, digest, content| script(digest, content, &served));
         let store = store_in(directory.path(), &[&registry.address]).await;
         let error = store
-            .pull(&format!("{}/app", registry.address), None)
+            .pull(PullRequest::of(format!("{}/app", registry.address)))
             .await
             .unwrap_err();
         assert!(expected(&error), "{name}: {error}");
@@ -421,7 +433,7 @@ async fn layers_that_are_not_what_the_configuration_says_are_refused() {
         let registry = ScriptedRegistry::of(&image, |_, _, _| None);
         let store = store_in(directory.path(), &[&registry.address]).await;
         let error = store
-            .pull(&format!("{}/app", registry.address), None)
+            .pull(PullRequest::of(format!("{}/app", registry.address)))
             .await
             .unwrap_err();
         match is_truncation {
@@ -444,7 +456,7 @@ async fn bombs_are_bounded() {
         config.limits.tar_bytes = 1 << 20;
         let store = ImageStore::open(config).await.unwrap();
         let error = store
-            .pull(&format!("{}/app", registry.address), None)
+            .pull(PullRequest::of(format!("{}/app", registry.address)))
             .await
             .unwrap_err();
         assert!(
@@ -463,7 +475,7 @@ async fn documents_are_bounded_before_they_are_in_memory() {
     });
     let store = store_in(directory.path(), &[&registry.address]).await;
     let error = store
-        .pull(&format!("{}/app", registry.address), None)
+        .pull(PullRequest::of(format!("{}/app", registry.address)))
         .await
         .unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
@@ -491,7 +503,7 @@ async fn a_registry_that_stalls_is_given_up_and_named() {
         config.progress_timeout = Duration::from_millis(300);
         let store = ImageStore::open(config).await.unwrap();
         let error = store
-            .pull(&format!("{}/app", registry.address), None)
+            .pull(PullRequest::of(format!("{}/app", registry.address)))
             .await
             .unwrap_err();
         assert!(
@@ -546,12 +558,15 @@ async fn a_token_is_fetched_once_for_all_layers() {
         Some(Credentials::RegistryToken("old".to_owned())),
     ] {
         assert!(matches!(
-            store.pull(&name, wrong).await,
+            store.pull(PullRequest::of(&name).with(wrong)).await,
             Err(Error::Unauthorized { .. })
         ));
     }
     let before = registry.asked().len();
-    store.pull(&name, password("me", "pw")).await.unwrap();
+    store
+        .pull(PullRequest::of(&name).with(password("me", "pw")))
+        .await
+        .unwrap();
     let tokens = registry.asked()[before..]
         .iter()
         .filter(|asked| asked.path.starts_with("/token"))
@@ -561,7 +576,7 @@ async fn a_token_is_fetched_once_for_all_layers() {
         Credentials::IdentityToken("identity".to_owned()),
         Credentials::RegistryToken("letmein".to_owned()),
     ] {
-        store.pull(&name, Some(right)).await.unwrap();
+        store.pull(PullRequest::of(&name).with(Some(right))).await.unwrap();
     }
 }
 
@@ -578,7 +593,7 @@ async fn a_hostile_token_service_is_an_error() {
         });
         let store = store_in(directory.path(), &[&registry.address]).await;
         let error = store
-            .pull(&format!("{}/app", registry.address), None)
+            .pull(PullRequest::of(format!("{}/app", registry.address)))
             .await
             .unwrap_err();
         assert!(
@@ -605,7 +620,7 @@ async fn credentials_do_not_follow_a_redirect_to_another_host() {
     let store = store_in(directory.path(), &[&registry.address]).await;
     let credentials = Some(Credentials::RegistryToken("secret".to_owned()));
     store
-        .pull(&format!("{}/app", registry.address), credentials)
+        .pull(PullRequest::of(format!("{}/app", registry.address)).with(credentials))
         .await
         .unwrap();
     assert_eq!(elsewhere.asked().len(), 3);
@@ -623,13 +638,13 @@ async fn pulls_of_one_image_share_a_transfer_that_outlives_its_first_caller() {
     let name = format!("{}/app", registry.address);
     let first = tokio::spawn({
         let (store, name) = (store.clone(), name.clone());
-        async move { store.pull(&name, None).await }
+        async move { store.pull(PullRequest::of(&name)).await }
     });
     tokio::task::block_in_place(|| registry.wait_until_asked(&image.layers[0]));
     let followers: Vec<_> = (0..8)
         .map(|_| {
             let (store, name) = (store.clone(), name.clone());
-            Box::pin(async move { store.pull(&name, None).await })
+            Box::pin(async move { store.pull(PullRequest::of(&name)).await })
         })
         .collect();
     let mut followers = futures::future::join_all(followers);
@@ -669,9 +684,9 @@ async fn a_tag_that_moves_leaves_the_old_image_without_it() {
     });
     let store = store_in(directory.path(), &[&registry.address]).await;
     let name = format!("{}/app:v1", registry.address);
-    let old_id = store.pull(&name, None).await.unwrap();
+    let old_id = store.pull(PullRequest::of(&name)).await.unwrap();
     is_moved.store(true, Ordering::SeqCst);
-    let new_id = store.pull(&name, None).await.unwrap();
+    let new_id = store.pull(PullRequest::of(&name)).await.unwrap();
     assert_eq!((old_id.to_string(), new_id.to_string()), (old.config, new.config));
     assert_eq!(store.resolve(&name).unwrap().id, new_id);
     let left = store.resolve(old_id.hex()).unwrap();

@@ -582,7 +582,8 @@ fn write_configuration(root: &Path, runtime: Runtime) -> anyhow::Result<()> {
          [crio.runtime.runtimes.{name}]\nruntime_path = \"{}\"\nruntime_root = \"{}\"\n\
          [crio.image]\ninsecure_registries = [\"127.0.0.1:{REGISTRY_PORT}\", \"127.0.0.1:5001\", \"127.0.0.1:5003\"]\npull_progress_timeout = \"3s\"\n\
          [crio.network]\nnetwork_dir = \"{}\"\nplugin_dirs = [\"{}\", \"/opt/cni/bin\", \"/usr/lib/cni\"]\n\
-         [crio_manager]\nstate_dir = \"{}\"\ncni_timeout = \"5s\"\nregistry_certs_dir = \"{}\"\n",
+         [crio_manager]\nstate_dir = \"{}\"\ncni_timeout = \"5s\"\nregistry_certs_dir = \"{}\"\n\
+         registries_conf = \"{}\"\n",
         at("root"),
         at("runroot"),
         at("crio.sock"),
@@ -595,6 +596,7 @@ fn write_configuration(root: &Path, runtime: Runtime) -> anyhow::Result<()> {
         at("plugins"),
         at("state"),
         at("certs"),
+        at("registries.conf"),
     )?;
     fs::write(root.join("crio.conf"), toml)?;
     let network = serde_json::json!({

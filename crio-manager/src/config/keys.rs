@@ -109,7 +109,7 @@ pub static TABLES: [(&str, &str); 6] = [
     ("crio_manager", "Keys of crio-manager's own."),
 ];
 
-pub static KEYS: [Key; 37] = [
+pub static KEYS: [Key; 42] = [
     key!(
         "crio",
         "root",
@@ -268,6 +268,36 @@ pub static KEYS: [Key; 37] = [
         "The VOLUMEs of an image: mkdir (a directory in the container), bind (an empty directory beneath runroot, gone with the container) or ignore."
     ),
     key!(
+        "crio.image",
+        "short_name_mode",
+        image.short_name_mode,
+        "A name without a registry that several may have is refused (enforcing), or looked for in one after the other (disabled)."
+    ),
+    key!(
+        "crio.image",
+        "global_auth_file",
+        image.global_auth_file,
+        "Credentials for registries, as docker login writes them, for pulls that bring none; \"\" has none. Read for every pull."
+    ),
+    key!(
+        "crio.image",
+        "namespaced_auth_dir",
+        image.namespaced_auth_dir,
+        "Where credentials for one pull each are left: NAMESPACE-SHA256.json, of the image's name as it is asked for. They are removed as they are read. \"\" looks nowhere."
+    ),
+    key!(
+        "crio.image",
+        "signature_policy",
+        image.signature_policy,
+        "The policy.json that says which images need which signature; \"\" takes /etc/containers/policy.json where it is there, and else lets every image in. Read for every pull."
+    ),
+    key!(
+        "crio.image",
+        "signature_policy_dir",
+        image.signature_policy_dir,
+        "NAMESPACE.json in it takes the place of signature_policy for pods of that namespace."
+    ),
+    key!(
         "crio.network",
         "cni_default_network",
         network.cni_default_network,
@@ -307,9 +337,9 @@ pub static KEYS: [Key; 37] = [
     ),
     key!(
         "crio_manager",
-        "unqualified_search_registries",
-        manager.unqualified_search_registries,
-        "Where an image name without a registry is looked for, in this order."
+        "registries_conf",
+        manager.registries_conf,
+        "Where image names lead: search list, aliases, mirrors, blocked and insecure registries; with the drop-ins of the directory of its name and .d. Read for every pull. \"\" reads none."
     ),
     key!(
         "crio_manager",
@@ -447,19 +477,14 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
     (
         "crio.image",
         &[
-            "global_auth_file",
-            "namespaced_auth_dir",
             "pause_image",
             "pause_image_auth_file",
             "pause_command",
-            "signature_policy",
-            "signature_policy_dir",
             "big_files_temporary_dir",
             "separate_pull_cgroup",
             "auto_reload_registries",
             "oci_artifact_mount_support",
             "additional_artifact_stores",
-            "short_name_mode",
         ],
     ),
     ("crio.network", &["cni_status_grace_period"]),

@@ -219,7 +219,7 @@ fn a_known_key_without_use_is_named_once() {
 #[test]
 fn a_known_key_without_use_is_named_whatever_it_holds_and_from_the_environment_too() {
     let text = "[crio]\nlog_dir = \"/l\"\n[crio.runtime]\nctr_stop_timeout = -3\ndrop_infra_ctr = true\n\
-                [crio.image]\nglobal_auth_file = \"\"\n";
+                [crio.image]\nbig_files_temporary_dir = \"\"\n";
     let host = Host::with(text)
         .program("runc")
         .environment("CONTAINER_PAUSE_IMAGE", "pause")
@@ -232,7 +232,7 @@ fn a_known_key_without_use_is_named_whatever_it_holds_and_from_the_environment_t
             "crio.conf:2: crio.log_dir: not used by this version",
             "crio.conf:4: crio.runtime.ctr_stop_timeout: not used by this version",
             "crio.conf:5: crio.runtime.drop_infra_ctr: not used by this version",
-            "crio.conf:7: crio.image.global_auth_file: not used by this version",
+            "crio.conf:7: crio.image.big_files_temporary_dir: not used by this version",
             "environment variable CONTAINER_PAUSE_IMAGE: crio.image.pause_image: not used by this version",
         ]
     );

@@ -1,6 +1,6 @@
 //! The whole node in memory, able to fail at the nth call. For tests of the order of things, never shipped.
 
-use super::image::Credentials;
+use super::image::PullRequest;
 use super::seams::*;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
@@ -473,8 +473,8 @@ impl Images for FakeNode {
         Ok(())
     }
 
-    async fn pull(&self, image: &str, _: Option<Credentials>) -> DriverResult<String> {
-        Ok(image.to_owned())
+    async fn pull(&self, request: PullRequest) -> DriverResult<String> {
+        Ok(request.image)
     }
 
     async fn load(&self, _: &Path) -> DriverResult<Vec<(String, Vec<String>)>> {

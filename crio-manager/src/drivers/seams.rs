@@ -3,7 +3,7 @@
 //! Every `release`-like call (delete, remove, unmount, unpin, teardown, forget) is idempotent and accepts half-made
 //! things, so undo, Remove and restore are the same calls.
 
-use crate::drivers::image::Credentials;
+use crate::drivers::image::PullRequest;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Unavailable,
     /// Credentials are missing or refused.
     Denied,
+    /// The image is not signed as the policy wants it.
+    Untrusted,
     /// Disk, memory, pids or addresses ran out.
     Exhausted,
     /// Something still uses it.
@@ -343,7 +345,7 @@ pub trait Images: Send + Sync {
     async fn ensure_dir(&self, rootfs: &Path, path: &str) -> DriverResult<()>;
 
     /// Pulls an image; its id. Pulls of the same image share a transfer, which goes on when a caller leaves.
-    async fn pull(&self, image: &str, credentials: Option<Credentials>) -> DriverResult<String>;
+    async fn pull(&self, request: PullRequest) -> DriverResult<String>;
 
     /// Brings in the images of an archive or layout: id and names of each.
     async fn load(&self, path: &Path) -> DriverResult<Vec<(String, Vec<String>)>>;

@@ -2,13 +2,13 @@
 
 use super::Lifecycle;
 use super::error::{Error, InStep};
-use crate::drivers::image::Credentials;
+use crate::drivers::image::PullRequest;
 use std::path::Path;
 
 impl Lifecycle {
     /// Pulls an image; its id.
-    pub async fn pull_image(&self, image: String, credentials: Option<Credentials>) -> Result<String, Error> {
-        Ok(self.drivers().image.pull(&image, credentials).await.in_step("pull")?)
+    pub async fn pull_image(&self, request: PullRequest) -> Result<String, Error> {
+        Ok(self.drivers().image.pull(request).await.in_step("pull")?)
     }
 
     /// Brings in the images of an archive or layout on this node: id and names of each.

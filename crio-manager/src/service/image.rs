@@ -2,9 +2,8 @@
 
 use super::parse;
 use super::status::{driver_status, status};
-use crate::drivers::image::Credentials;
-use crate::drivers::seams::ImageSummary;
-use crate::lifecycle::Lifecycle;
+use crate::drivers::seams::{ErrorKind, ImageSummary};
+use crate::lifecycle::{Error, Lifecycle};
 use cri::v1;
 use cri::v1::image_service_server::ImageService;
 use std::collections::HashMap;
@@ -46,11 +45,18 @@ fn present(image: ImageSummary) -> v1::Image {
     }
 }
 
-fn credentials(auth: Option<v1::AuthConfig>) -> Result<Option<Credentials>, Status> {
-    let auth = auth.unwrap_or_default();
-    let (user, password) = (&auth.username, &auth.password);
-    Credentials::from_fields(user, password, &auth.auth, &auth.identity_token, &auth.registry_token)
-        .map_err(|error| Status::invalid_argument(format!("auth: {error}")))
+/// The words at the beginning of a message by which the kubelet knows why a pull failed.
+fn pull_status(error: Error) -> Status {
+    let word = match &error {
+        Error::Step { cause, .. } => match cause.kind {
+            ErrorKind::Unavailable => "RegistryUnavailable: ",
+            ErrorKind::Untrusted => "SignatureValidationFailed: ",
+            _ => "",
+        },
+        _ => "",
+    };
+    let status = status(error);
+    Status::new(status.code(), format!("{word}{}", status.message()))
 }
 
 #[tonic::async_trait]
@@ -88,17 +94,8 @@ impl ImageService for Images {
     }
 
     async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Reply<v1::PullImageResponse> {
-        let request = request.into_inner();
-        let image = parse::image(request.image).map_err(|wrong| *wrong)?;
-        let credentials = credentials(request.auth)?;
-        let image_ref = self.lifecycle.pull_image(image, credentials).await.map_err(|error| {
-            let status = status(error);
-            // The kubelet maps this word to the pod's event.
-            match status.code() {
-                tonic::Code::Unavailable => Status::unavailable(format!("RegistryUnavailable: {}", status.message())),
-                _ => status,
-            }
-        })?;
+        let request = parse::pull_image(request.into_inner()).map_err(|wrong| *wrong)?;
+        let image_ref = self.lifecycle.pull_image(request).await.map_err(pull_status)?;
         Ok(Response::new(v1::PullImageResponse { image_ref }))
     }
 
@@ -132,5 +129,24 @@ impl ImageService for Images {
     type StreamImagesStream = Empty<Result<v1::StreamImagesResponse, Status>>;
     async fn stream_images(&self, _: Request<v1::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
         Err(Status::unimplemented("StreamImages is not implemented by this version"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::seams::DriverError;
+
+    #[test]
+    fn the_kubelet_is_told_why_a_pull_failed_in_its_own_words() {
+        for (kind, begins) in [
+            (ErrorKind::Unavailable, "RegistryUnavailable: "),
+            (ErrorKind::Untrusted, "SignatureValidationFailed: "),
+            (ErrorKind::Denied, "pull: why"),
+        ] {
+            let cause = DriverError::new(kind, "why");
+            let status = pull_status(Error::Step { step: "pull", cause });
+            assert!(status.message().starts_with(begins), "{status}");
+        }
     }
 }

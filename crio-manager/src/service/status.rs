@@ -53,7 +53,7 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::TimedOut => Code::DeadlineExceeded,
         ErrorKind::Failed => Code::Internal,
         ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::Denied | ErrorKind::Untrusted => Code::PermissionDenied,
         ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::InUse => Code::FailedPrecondition,
     }

@@ -51,6 +51,17 @@ pub enum Error {
         what: String,
         limit: Duration,
     },
+    #[error("{0} is blocked by registries.conf")]
+    Blocked(String),
+    #[error("{path}: {reason}")]
+    InvalidFile { path: PathBuf, reason: String },
+    /// The policy for signatures does not let the image in.
+    #[error("{image} is refused by {policy}: {reason}")]
+    Untrusted {
+        image: String,
+        policy: PathBuf,
+        reason: String,
+    },
     #[error("credentials: {0}")]
     InvalidCredentials(&'static str),
 

@@ -10,6 +10,7 @@
 //! holds whole things only, so what a crash leaves is removed by the next [`ImageStore::open`]. A layer is kept as long as
 //! an image has it, a pull under way wants it, or a container's root file system lies on it.
 
+mod auth_file;
 pub mod beneath;
 mod compression;
 pub mod config;
@@ -22,11 +23,15 @@ mod layers;
 mod load;
 mod manifest;
 mod overlay;
+mod policy;
 mod pull;
 pub mod reference;
+mod registries;
 pub mod registry;
 pub mod rootfs;
 mod seam;
+mod signature;
+mod sources;
 mod store;
 mod tar_stream;
 mod tls;
@@ -51,6 +56,7 @@ pub use load::LoadedImage;
 pub use overlay::{ContainerRootfs, MountedRootfs};
 pub use reference::ImageRef;
 pub use rootfs::FileOwner;
+pub use sources::{PullFiles, PullRequest};
 pub use unpack::Limits;
 
 use config::ConfigDocument;
@@ -59,6 +65,7 @@ use layers::{LayerSize, LayerStore};
 use overlay::Overlays;
 use pull::SharedPulls;
 use registry::{InsecureRegistry, RegistrySettings};
+use sources::Sources;
 use store::{ImageIndex, ImageRecord};
 
 /// How many layers are unpacked at once, whoever wants them: each may need a window of 128 MiB, and there is one disk.
@@ -73,8 +80,7 @@ pub struct ImageStoreConfig {
     pub root: PathBuf,
     /// Hosts (`host[:port]`) and address ranges that may be reached without a certificate or without TLS.
     pub insecure_registries: Vec<String>,
-    /// Where a name without a registry is searched for, in this order; empty means the default registry.
-    pub search_registries: Vec<String>,
+    pub pull_files: PullFiles,
     pub certs_dir: Option<PathBuf>,
     /// How long a registry may send nothing; zero for as long as it likes.
     pub progress_timeout: Duration,
@@ -88,7 +94,7 @@ impl ImageStoreConfig {
         Self {
             root: root.into(),
             insecure_registries: Vec::new(),
-            search_registries: Vec::new(),
+            pull_files: PullFiles::default(),
             certs_dir: None,
             progress_timeout: registry::DEFAULT_PROGRESS_TIMEOUT,
             pinned_images: Vec::new(),
@@ -133,7 +139,7 @@ pub struct ImageStore {
 /// What all clones share.
 struct Node {
     mountpoint: PathBuf,
-    search_registries: Vec<String>,
+    sources: Arc<Sources>,
     pinned_images: Vec<String>,
     limits: Limits,
     registries: RegistrySettings,
@@ -174,17 +180,6 @@ impl ImageStore {
             .iter()
             .map(|text| InsecureRegistry::parse(text))
             .collect::<Result<Vec<_>>>()?;
-        for registry in &config.search_registries {
-            if !reference::is_registry_host(registry) {
-                let reason = "not a host with an optional port";
-                let value = registry.clone();
-                return Err(Error::InvalidSetting {
-                    setting: "search_registries",
-                    value,
-                    reason,
-                });
-            }
-        }
         let registries = RegistrySettings {
             insecure,
             certs_dir: config.certs_dir.clone(),
@@ -200,21 +195,21 @@ impl ImageStore {
         Ok(store)
     }
 
-    /// Pulls the image that `name` means and returns its id; `Ok` at once in content, if it is all here already.
+    /// Pulls the image that the request means and returns its id; `Ok` at once in content, if it is all here already.
     ///
     /// Pulls of one name with the same credentials share one transfer, which goes on when its callers leave.
-    pub async fn pull(&self, name: &str, credentials: Option<Credentials>) -> Result<ImageId> {
-        let candidates = ImageRef::candidates(name, &self.node.search_registries)?;
+    pub async fn pull(&self, request: PullRequest) -> Result<ImageId> {
+        let name = request.image.clone();
         let mut first_error = None;
-        for candidate in candidates {
-            match self.pull_one(candidate, credentials.clone()).await {
+        for wanted in self.node.sources.wanted(request).await? {
+            match self.pull_one(wanted).await {
                 Ok(id) => return Ok(id),
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }
             }
         }
-        Err(first_error.unwrap_or_else(|| Error::NoSuchImage(name.to_owned())))
+        Err(first_error.unwrap_or(Error::NoSuchImage(name)))
     }
 
     /// Loads the images of an OCI layout (directory or archive) or a Docker archive, compressed or not.
@@ -398,7 +393,7 @@ impl Node {
         state.settle_names(&config.pinned_images);
         Ok(Self {
             mountpoint: mountpoint_of(&root)?,
-            search_registries: config.search_registries,
+            sources: Arc::new(Sources::open(config.pull_files)?),
             pinned_images: config.pinned_images,
             limits: config.limits,
             registries,
@@ -456,7 +451,7 @@ impl Node {
         if is_hex && let Ok(id) = Digest::parse(&format!("sha256:{hex}")).and_then(ImageId::try_from) {
             return Ok(state.images.get(&id).cloned());
         }
-        let references = ImageRef::candidates(name, &self.search_registries);
+        let references = self.sources.registries().candidates(name);
         for reference in references.iter().flatten() {
             let found = reference
                 .digested_name()

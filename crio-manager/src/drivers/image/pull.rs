@@ -7,29 +7,28 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 
 use super::config::ConfigDocument;
-use super::credentials::Credentials;
-use super::digest::ImageId;
+use super::digest::{Digest, ImageId};
 use super::error::{Error, Result};
 use super::manifest::{Document, Manifest, choose_platform, host_architecture};
 use super::reference::ImageRef;
+use super::registries::Source;
 use super::registry::Registry;
-use super::{ImageStore, Node};
+use super::sources::Wanted;
+use super::{ImageStore, Node, signature};
 
 /// How many layers of one image are fetched and unpacked at once.
 const PARALLEL_LAYERS: usize = 3;
 /// How many lists may lie between a name and its image.
 const MAX_LIST_DEPTH: usize = 2;
 
-/// Another's credentials open no door: only who brings the same ones joins.
-type Key = (ImageRef, Option<Credentials>);
 type Outcome = watch::Receiver<Option<Result<ImageId>>>;
 
-/// The pulls under way.
+/// The pulls under way. Another's credentials open no door: only who brings the same ones joins.
 #[derive(Default)]
-pub struct SharedPulls(Mutex<HashMap<Key, Outcome>>);
+pub struct SharedPulls(Mutex<HashMap<Wanted, Outcome>>);
 
 impl SharedPulls {
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<Key, Outcome>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut HashMap<Wanted, Outcome>) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -37,32 +36,30 @@ impl SharedPulls {
 /// Takes a pull off the list when it ends, however it ends.
 struct Listed {
     node: Arc<Node>,
-    key: Key,
+    wanted: Wanted,
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.node.pulls.with(|pulls| pulls.remove(&self.key));
+        self.node.pulls.with(|pulls| pulls.remove(&self.wanted));
     }
 }
 
 impl ImageStore {
-    /// Joins the pull of `image` that is under way, or begins one.
-    pub(super) async fn pull_one(&self, image: ImageRef, credentials: Option<Credentials>) -> Result<ImageId> {
-        let key: Key = (image, credentials);
+    /// Joins the pull of the same that is under way, or begins one.
+    pub(super) async fn pull_one(&self, wanted: Wanted) -> Result<ImageId> {
         let mut outcome = self.node.pulls.with(|pulls| {
-            if let Some(outcome) = pulls.get(&key) {
+            if let Some(outcome) = pulls.get(&wanted) {
                 return outcome.clone();
             }
             let (tell, outcome) = watch::channel(None);
-            pulls.insert(key.clone(), outcome.clone());
+            pulls.insert(wanted.clone(), outcome.clone());
             let listed = Listed {
                 node: Arc::clone(&self.node),
-                key,
+                wanted,
             };
             self.node.spawn(async move {
-                let (image, credentials) = listed.key.clone();
-                let result = pull(&listed.node, &image, credentials).await;
+                let result = pull(&listed.node, &listed.wanted).await;
                 drop(listed); // before the outcome is known: who asks after it begins anew
                 tell.send_replace(Some(result));
             });
@@ -75,8 +72,8 @@ impl ImageStore {
     }
 }
 
-async fn pull(node: &Arc<Node>, image: &ImageRef, credentials: Option<Credentials>) -> Result<ImageId> {
-    let result = fetch(node, image, credentials).await;
+async fn pull(node: &Arc<Node>, wanted: &Wanted) -> Result<ImageId> {
+    let result = from_any_source(node, wanted).await;
     // Layers of a pull that failed are kept for the next try, unless they are what is in the way.
     if matches!(result, Err(Error::DiskFull(_)))
         && let Err(error) = node.remove_unused_layers().await
@@ -86,9 +83,28 @@ async fn pull(node: &Arc<Node>, image: &ImageRef, credentials: Option<Credential
     result
 }
 
-async fn fetch(node: &Arc<Node>, image: &ImageRef, credentials: Option<Credentials>) -> Result<ImageId> {
-    let registry = Registry::connect(image, &node.registries, credentials).await?;
-    let (manifest, digests) = find_manifest(&registry, image).await?;
+/// Tries the mirrors, then the registry itself, whose failure is the one that is told.
+async fn from_any_source(node: &Arc<Node>, wanted: &Wanted) -> Result<ImageId> {
+    let mut outcome = Err(Error::NoSuchImage(wanted.image.to_string()));
+    for source in node.sources.registries().sources(&wanted.image)? {
+        outcome = fetch(node, wanted, &source).await;
+        match &outcome {
+            Err(error) if source.is_mirror && !matches!(error, Error::DiskFull(_)) => {
+                tracing::warn!(%error, mirror = source.name(), "pull from a mirror, trying the next place");
+            }
+            _ => break,
+        }
+    }
+    outcome
+}
+
+async fn fetch(node: &Arc<Node>, wanted: &Wanted, source: &Source) -> Result<ImageId> {
+    let image = &wanted.image;
+    // Before anything is asked of the registry: what is rejected outright is not even looked at.
+    let admission = signature::admission(wanted).await?;
+    let registry = Registry::connect(source, &node.registries, wanted.credentials_for(source)?).await?;
+    let (manifest, manifests) = find_manifest(&registry, image).await?;
+    admission.check(&registry, image, &manifests).await?;
     let document = fetch_config(node, &registry, &manifest).await?;
     if document.layers.len() != manifest.layers.len() {
         let reason = format!(
@@ -114,18 +130,19 @@ async fn fetch(node: &Arc<Node>, image: &ImageRef, credentials: Option<Credentia
         .buffer_unordered(PARALLEL_LAYERS)
         .try_collect::<()>()
         .await?;
-    node.record_image(document, image.tagged_name().into_iter().collect(), digests)
+    let digests = manifests.iter().map(|digest| format!("{}@{digest}", image.name()));
+    node.record_image(document, image.tagged_name().into_iter().collect(), digests.collect())
         .await
 }
 
-/// The manifest of the image for this machine, and the digest references that lead to it.
-async fn find_manifest(registry: &Registry, image: &ImageRef) -> Result<(Manifest, Vec<String>)> {
+/// The manifest of the image for this machine, and the digests of those that lead to it, its own the last.
+async fn find_manifest(registry: &Registry, image: &ImageRef) -> Result<(Manifest, Vec<Digest>)> {
     let what = image.to_string();
     let mut version = image.version();
     let mut digests = Vec::new();
     for _ in 0..=MAX_LIST_DEPTH {
         let fetched = registry.manifest(&version).await?;
-        digests.push(format!("{}@{}", image.name(), fetched.digest));
+        digests.push(fetched.digest);
         match Document::read(&what, fetched.media_type.as_deref(), &fetched.bytes)? {
             Document::Image(manifest) => return Ok((manifest, digests)),
             Document::List(list) => version = choose_platform(&what, list, host_architecture())?.digest.to_string(),

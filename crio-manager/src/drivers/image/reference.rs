@@ -33,6 +33,15 @@ impl ImageRef {
         Parts::parse(text)?.complete(text, DEFAULT_REGISTRY)
     }
 
+    /// The name without tag and digest, if it lacks a registry.
+    pub fn short_name(text: &str) -> Result<Option<&str>> {
+        let parts = Parts::parse(text)?;
+        Ok(match parts.registry {
+            Some(_) => None,
+            None => text.get(..parts.path.len()),
+        })
+    }
+
     /// The references a name may mean, in the order in which to try them: one, or for a short name one per search registry.
     pub fn candidates(text: &str, search_registries: &[String]) -> Result<Vec<Self>> {
         let parts = Parts::parse(text)?;

@@ -18,7 +18,8 @@ use super::credentials::Credentials;
 use super::digest::{Digest, Hasher};
 use super::error::{Error, Result};
 use super::manifest::{self, Descriptor};
-use super::reference::{DEFAULT_REGISTRY, ImageRef, is_registry_host};
+use super::reference::{DEFAULT_REGISTRY, is_registry_host};
+use super::registries::Source;
 use super::tls::{self, Verification};
 
 /// How long a registry may send nothing before the transfer is given up.
@@ -134,17 +135,17 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Prepares to talk to the registry of `image`. Sends nothing, except to an insecure one: to learn if it has TLS.
+    /// Prepares to talk to a registry. Sends nothing, except to an insecure one: to learn if it has TLS.
     pub async fn connect(
-        image: &ImageRef,
+        source: &Source,
         settings: &RegistrySettings,
         credentials: Option<Credentials>,
     ) -> Result<Self> {
-        let registry = image.registry().to_owned();
+        let registry = source.host.clone();
         let host = if registry == DEFAULT_REGISTRY {
             DEFAULT_REGISTRY_HOST
         } else {
-            image.registry()
+            &source.host
         };
         let authorization = match &credentials {
             Some(Credentials::RegistryToken(token)) => Some(secret_header(format!("Bearer {token}"))?),
@@ -154,7 +155,7 @@ impl Registry {
             Duration::ZERO => LONGEST_PROGRESS_TIMEOUT,
             timeout => timeout,
         };
-        let insecure = settings.insecure.iter().any(|listed| listed.means(&registry));
+        let insecure = source.insecure || settings.insecure.iter().any(|listed| listed.means(&registry));
         let verification = if insecure { Verification::Off } else { Verification::On };
         let tls = tls::client_config(&registry, settings.certs_dir.clone(), verification).await?;
         let client = reqwest::Client::builder()
@@ -174,7 +175,7 @@ impl Registry {
             client,
             base: format!("https://{host}/v2"),
             plain_http: false,
-            path: image.path().to_owned(),
+            path: source.path.clone(),
             registry,
             credentials,
             authorization: Mutex::new(authorization),

@@ -2,7 +2,7 @@
 
 use super::config::{ImageConfig, Untrusted};
 use super::overlay::MountedRootfs;
-use super::{Credentials, Error, Image, ImageStore};
+use super::{Error, Image, ImageStore, PullRequest};
 use crate::drivers::seams::{
     DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, ResolvedImage,
 };
@@ -26,7 +26,8 @@ impl From<Error> for DriverError {
             Error::NoSuchImage(_) | Error::NotFound { .. } => ErrorKind::NotFound,
             Error::InUse(_) | Error::StillMounted(_) => ErrorKind::InUse,
             Error::Unreachable { .. } | Error::Tls { .. } => ErrorKind::Unavailable,
-            Error::Unauthorized { .. } => ErrorKind::Denied,
+            Error::Unauthorized { .. } | Error::Blocked(_) => ErrorKind::Denied,
+            Error::Untrusted { .. } => ErrorKind::Untrusted,
             Error::Stalled { .. } => ErrorKind::TimedOut,
             Error::DiskFull(_) => ErrorKind::Exhausted,
             Error::Refused { .. }
@@ -38,6 +39,7 @@ impl From<Error> for DriverError {
             | Error::Unpack { .. }
             | Error::Io { .. }
             | Error::StoreLocked(_)
+            | Error::InvalidFile { .. }
             | Error::UnusableRoot { .. }
             | Error::MountedFromOther { .. }
             | Error::TaskDied(_) => ErrorKind::Failed,
@@ -105,8 +107,8 @@ impl Images for ImageStore {
         Ok(ImageStore::ensure_dir(self, &rootfs(path), directory, 0, 0).await?)
     }
 
-    async fn pull(&self, image: &str, credentials: Option<Credentials>) -> DriverResult<String> {
-        Ok(ImageStore::pull(self, image, credentials).await?.to_string())
+    async fn pull(&self, request: PullRequest) -> DriverResult<String> {
+        Ok(ImageStore::pull(self, request).await?.to_string())
     }
 
     async fn load(&self, path: &Path) -> DriverResult<Vec<(String, Vec<String>)>> {

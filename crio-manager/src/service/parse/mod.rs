@@ -16,7 +16,7 @@ mod security;
 pub use container::{create_container, stop_container};
 pub use exec::exec_sync;
 pub use filter::{Filter, container_filter, sandbox_filter};
-pub use image::image;
+pub use image::{image, pull_image};
 pub use name::id;
 pub use path::absolute;
 pub use sandbox::run_pod_sandbox;

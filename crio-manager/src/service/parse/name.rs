@@ -14,7 +14,7 @@ pub fn id(field: &str, value: String) -> Parsed<String> {
 }
 
 /// A part of a name: it becomes a file's name in logs and a word in others.
-fn name(field: &str, value: String) -> Parsed<String> {
+pub(super) fn name(field: &str, value: String) -> Parsed<String> {
     if value.is_empty() {
         return Err(wrong(field, "empty"));
     }

@@ -1,0 +1,278 @@
+//! Pulls as an administrator's files want them: mirrors, credentials, signatures.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use crio_manager::drivers::image::{Credentials, Error, ImageStore, PullFiles, PullRequest};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use support::{DockerRegistry, Form, OCI_MANIFEST, TestImage, config_in, sha256, tar_of};
+
+fn image(content: &str) -> TestImage {
+    TestImage::new(&[(tar_of(&[("app", content)]), Form::Gzip)])
+}
+
+/// A store with these files, whose registries on loopback are insecure.
+async fn store_with(root: &Path, files: PullFiles) -> ImageStore {
+    let mut config = config_in(root, &["127.0.0.0/8"]);
+    config.pull_files = files;
+    ImageStore::open(config).await.unwrap()
+}
+
+/// A port on which nobody listens, as long as it is held.
+fn dead_end() -> (std::net::TcpListener, String) {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_leads_to_its_mirrors_and_a_change_of_the_file_needs_no_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(registry) = DockerRegistry::start(&directory.path().join("storage"), "") else {
+        return;
+    };
+    let here = image("1");
+    here.push(&registry.address, "copy/app", "v1").await;
+    let conf = directory.path().join("registries.conf");
+    let files = PullFiles {
+        registries: Some(conf.clone()),
+        refuse_ambiguous_names: true,
+        ..PullFiles::default()
+    };
+    let store = store_with(&directory.path().join("store"), files).await;
+    let name = "images.invalid/team/app:v1";
+    let error = store.pull(PullRequest::of(name)).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+
+    let (listener, closed) = dead_end();
+    drop(listener);
+    let text = format!(
+        "unqualified-search-registries = ['a.invalid', 'b.invalid']\n\
+         [aliases]\n'tool' = 'images.invalid/team/app'\n\
+         [[registry]]\nprefix = 'images.invalid/team'\nlocation = 'images.invalid/elsewhere'\n\
+         [[registry.mirror]]\nlocation = '{closed}/copy'\n\
+         [[registry.mirror]]\nlocation = '{}/copy'\ninsecure = true\n\
+         [[registry]]\nlocation = 'bad.invalid'\nblocked = true\n",
+        registry.address
+    );
+    fs::write(&conf, text).unwrap();
+    let id = store.pull(PullRequest::of(name)).await.unwrap();
+    assert_eq!(id.to_string(), here.config);
+    let found = store.resolve(name).unwrap();
+    assert_eq!(
+        found.tags,
+        [name],
+        "its name is what was asked for, not where it came from"
+    );
+    assert_eq!(found.digests, [format!("images.invalid/team/app@{}", here.digest())]);
+
+    assert_eq!(store.pull(PullRequest::of("tool:v1")).await.unwrap(), id);
+    assert_eq!(store.resolve("tool:v1").unwrap().id, id);
+    let error = store.pull(PullRequest::of("unknown")).await.unwrap_err();
+    assert!(error.to_string().contains("more than one registry"), "{error}");
+    let error = store.pull(PullRequest::of("bad.invalid/x")).await.unwrap_err();
+    assert!(matches!(error, Error::Blocked(_)), "{error}");
+
+    fs::write(&conf, "[[registry]]\nprefix = 1").unwrap();
+    let error = store.pull(PullRequest::of(name)).await.unwrap_err().to_string();
+    assert!(error.contains("registries.conf") && error.contains("prefix"), "{error}");
+    assert_eq!(
+        store.resolve("tool:v1").unwrap().id,
+        id,
+        "what is here is found as before"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_come_from_files_when_the_request_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = directory.path().join("storage");
+    let here = image("1");
+    {
+        let Some(open) = DockerRegistry::start(&storage, "") else {
+            return;
+        };
+        here.push(&open.address, "app", "latest").await;
+    }
+    let Ok(made) = Command::new("htpasswd").args(["-nbB", "me", "right"]).output() else {
+        eprintln!("SKIPPED: needs htpasswd (package apache2-utils)");
+        return;
+    };
+    let htpasswd = directory.path().join("htpasswd");
+    fs::write(&htpasswd, made.stdout).unwrap();
+    let locked = format!(
+        "auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
+        htpasswd.display()
+    );
+    let registry = DockerRegistry::start(&storage, &locked).unwrap();
+    let auth = directory.path().join("auth.json");
+    let of_namespaces = directory.path().join("namespaces");
+    fs::create_dir(&of_namespaces).unwrap();
+    let files = PullFiles {
+        auth: Some(auth.clone()),
+        namespaced_auth_dir: Some(of_namespaces.clone()),
+        ..PullFiles::default()
+    };
+    let store = store_with(&directory.path().join("store"), files).await;
+    let name = format!("{}/app", registry.address);
+    let logins = |secret: &str| {
+        let auth = BASE64_STANDARD.encode(format!("me:{secret}"));
+        serde_json::json!({"auths": {&registry.address: {"auth": auth}}}).to_string()
+    };
+    let refused = |outcome: Result<_, Error>| matches!(outcome, Err(Error::Unauthorized { .. }));
+    assert!(refused(store.pull(PullRequest::of(&name)).await), "no file yet");
+    fs::write(&auth, logins("wrong")).unwrap();
+    assert!(refused(store.pull(PullRequest::of(&name)).await));
+
+    let for_one_pull = of_namespaces.join(format!(
+        "team-{}.json",
+        sha256(name.as_bytes()).trim_start_matches("sha256:")
+    ));
+    fs::write(&for_one_pull, logins("right")).unwrap();
+    assert!(
+        refused(store.pull(PullRequest::of(&name)).await),
+        "they are for pods of the namespace"
+    );
+    let for_the_team = PullRequest {
+        namespace: Some("team".to_owned()),
+        ..PullRequest::of(&name)
+    };
+    store.pull(for_the_team.clone()).await.unwrap();
+    assert!(!for_one_pull.exists(), "used once");
+    assert!(refused(store.pull(for_the_team).await));
+
+    fs::write(&auth, logins("right")).unwrap();
+    store.pull(PullRequest::of(&name)).await.unwrap();
+    let wrong = Credentials::from_fields("me", "wrong", "", "", "").unwrap();
+    assert!(
+        refused(store.pull(PullRequest::of(&name).with(wrong)).await),
+        "the request's own come first"
+    );
+}
+
+struct Signer {
+    pair: EcdsaKeyPair,
+    public: PathBuf,
+}
+
+impl Signer {
+    fn new(public: PathBuf) -> Self {
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random).unwrap();
+        let mut der = BASE64_STANDARD.decode("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgA=").unwrap();
+        der.extend(pair.public_key().as_ref());
+        let text = BASE64_STANDARD.encode(der);
+        fs::write(
+            &public,
+            format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n"),
+        )
+        .unwrap();
+        Self { pair, public }
+    }
+
+    /// Pushes a signature beside the image, as cosign does.
+    async fn sign(&self, registry: &str, path: &str, signed: &TestImage) {
+        let claim = serde_json::json!({"critical": {
+            "identity": {"docker-reference": format!("{registry}/{path}")},
+            "image": {"docker-manifest-digest": signed.digest()},
+            "type": "cosign container image signature",
+        }, "optional": null});
+        let payload = serde_json::to_vec(&claim).unwrap();
+        let signature = self.pair.sign(&SystemRandom::new(), &payload).unwrap();
+        let config = b"{}".to_vec();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": sha256(&config), "size": config.len(),
+            },
+            "layers": [{
+                "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+                "digest": sha256(&payload), "size": payload.len(),
+                "annotations": {"dev.cosignproject.cosign/signature": BASE64_STANDARD.encode(signature)},
+            }],
+        });
+        let as_image = TestImage {
+            config: sha256(&config),
+            layers: vec![sha256(&payload)],
+            blobs: BTreeMap::from([(sha256(&config), config), (sha256(&payload), payload)]),
+            manifest: serde_json::to_vec(&manifest).unwrap(),
+            media_type: OCI_MANIFEST,
+        };
+        let tag = format!("{}.sig", signed.digest().replace(':', "-"));
+        as_image.push(registry, path, &tag).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_let_in_only_with_the_signature_that_the_policy_demands() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(registry) = DockerRegistry::start(&directory.path().join("storage"), "") else {
+        return;
+    };
+    let (signer, stranger) = (
+        Signer::new(directory.path().join("key.pub")),
+        Signer::new(directory.path().join("other.pub")),
+    );
+    let images = ["good", "unsigned", "forged"].map(|name| (name, image(name)));
+    for (name, image) in &images {
+        image.push(&registry.address, name, "v1").await;
+    }
+    signer.sign(&registry.address, "good", &images[0].1).await;
+    stranger.sign(&registry.address, "forged", &images[2].1).await;
+
+    let policy = directory.path().join("policy.json");
+    let policies = directory.path().join("policies");
+    fs::create_dir(&policies).unwrap();
+    let signed = serde_json::json!([{
+        "type": "sigstoreSigned", "keyPath": signer.public, "signedIdentity": {"type": "matchRepository"},
+    }]);
+    let text =
+        serde_json::json!({"default": [{"type": "reject"}], "transports": {"docker": {&registry.address: signed}}});
+    fs::write(&policy, text.to_string()).unwrap();
+    let open = serde_json::json!({"default": [{"type": "insecureAcceptAnything"}]});
+    fs::write(policies.join("playground.json"), open.to_string()).unwrap();
+    let files = PullFiles {
+        policy: Some(policy.clone()),
+        namespaced_policy_dir: Some(policies),
+        ..PullFiles::default()
+    };
+    let root = directory.path().join("store");
+    let store = store_with(&root, files).await;
+    let pull = |name: &str, namespace: Option<&str>| {
+        store.pull(PullRequest {
+            namespace: namespace.map(str::to_owned),
+            ..PullRequest::of(format!("{}/{name}:v1", registry.address))
+        })
+    };
+    for (name, reason) in [("unsigned", "it has no signature"), ("forged", "by none of the keys")] {
+        let error = pull(name, Some("default")).await.unwrap_err();
+        assert!(matches!(error, Error::Untrusted { .. }), "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let error = store.pull(PullRequest::of("other.invalid/app")).await.unwrap_err();
+    assert!(error.to_string().contains("is rejected"), "not even asked for: {error}");
+    assert!(store.list(None).unwrap().is_empty() && support::layer_count(&root) == 0);
+
+    let good = pull("good", Some("default")).await.unwrap();
+    assert_eq!(good.to_string(), images[0].1.config);
+    pull("unsigned", Some("playground"))
+        .await
+        .expect("its namespace has a policy of its own");
+
+    fs::remove_file(&policy).unwrap();
+    let error = pull("good", None).await.unwrap_err();
+    assert!(
+        error.to_string().contains("no such policy"),
+        "a lost policy lets nothing in: {error}"
+    );
+}
