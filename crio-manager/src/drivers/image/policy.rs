@@ -41,7 +41,7 @@ pub struct Policy {
 enum Requirement {
     InsecureAcceptAnything,
     Reject,
-    SigstoreSigned(SigstoreSigned),
+    SigstoreSigned(Box<SigstoreSigned>),
     /// Any other kind: nobody here can tell, so nothing gets in.
     #[serde(other)]
     Unknown,
