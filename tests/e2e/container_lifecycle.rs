@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cri::v1::*;
 use e2e::client::{labels, security};
-use e2e::{Node, TestImage, container, refused, run_on, sh};
+use e2e::{Node, TestImage, container, eventually, refused, run_on, sh};
 use serde_json::json;
 use tonic::Code;
 
@@ -275,13 +275,16 @@ async fn the_stop_signal_of_the_image_is_used(node: &mut Node) -> anyhow::Result
 
 async fn a_later_stop_shortens_an_earlier_one(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("patience").await?;
-    let id = pod.sh("deaf", "trap '' TERM; while :; do sleep 0.05; done").await?;
+    let id = node.deaf(&pod, "deaf").await?;
     let started = Instant::now();
     let long = tokio::spawn({
         let (client, id) = (node.client.clone(), id.clone());
         async move { client.stop(&id, 60).await }
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("the long stop has sent its signal", || {
+        Ok(node.said("patience", "deaf", "stdout")?.contains("not yet"))
+    })
+    .await?;
     let listed = Instant::now();
     node.client.containers(None).await?;
     assert!(listed.elapsed() < Duration::from_secs(1), "a list waits for no stop");

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cri::v1::{ContainerConfig, ContainerState, ContainerStatus, Mount};
-use e2e::{Node, RunningPod, run_on, sh};
+use e2e::{Node, RunningPod, eventually, run_on, sh};
 
 run_on!(runc, crun:
     an_exit_without_a_monitor_has_the_kernels_code,
@@ -89,9 +89,7 @@ async fn an_exit_without_monitor_and_manager_is_true_or_unknown(node: &mut Node)
     node.kill9_monitor(&id).await?;
     node.kill9().await?;
     std::fs::write(node.path("go/now"), "")?;
-    while !node.processes_with("/go/now").is_empty() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    eventually("the container ends", || Ok(node.processes_with("/go/now").is_empty())).await?;
     node.restart().await?;
     let status = node.client.exited(&id, SOON).await?;
     assert_true_or_unknown(&status, 7);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Node, refused, run_on, sh};
+use e2e::{Node, eventually, refused, run_on, sh};
 
 run_on!(runc, crun: every_line_is_in_the_cri_format, a_reopened_log_goes_on_in_a_new_file);
 run_on!(runc:
@@ -63,7 +63,10 @@ async fn a_reopened_log_goes_on_in_a_new_file(node: &mut Node) -> anyhow::Result
         )
         .await?;
     let (current, rotated) = (node.path("logs/rotation/c.log"), node.path("logs/rotation/c.log.1"));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("the log is under way", || {
+        Ok(node.said("rotation", "c", "stdout")?.contains("line 30\n"))
+    })
+    .await?;
     std::fs::rename(&current, &rotated)?;
     node.client.reopen_log(&id).await?;
     assert!(current.exists(), "success means that the new file is there");

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use e2e::{Node, refused, run_on, sh};
+use e2e::{Node, eventually, refused, run_on, sh};
 
 run_on!(runc, crun:
     a_pod_is_removed_while_a_creation_in_it_hangs,
@@ -35,15 +35,14 @@ async fn a_pod_is_removed_while_a_creation_in_it_hangs(node: &mut Node) -> anyho
         std::fs::write(node.path("misbehave"), "")?;
         let container = sh("c", &pod.image, "sleep 1000");
         let reached = async {
-            while !node.path("reached").exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            eventually("the runtime is reached", || Ok(node.path("reached").exists())).await?;
             let started = Instant::now();
-            (node.client.remove_pod(&pod.id).await, started.elapsed())
+            node.client.remove_pod(&pod.id).await?;
+            anyhow::Ok(started.elapsed())
         };
         let begun = Instant::now();
-        let (created, (removed, took)) = tokio::join!(node.client.create(&pod.id, &container, &pod.config), reached);
-        removed?;
+        let (created, took) = tokio::join!(node.client.create(&pod.id, &container, &pod.config), reached);
+        let took = took?;
         refused(created);
         assert!(took < Duration::from_secs(40), "the removal took {took:?}");
         assert!(
@@ -77,16 +76,12 @@ async fn a_creation_that_hangs_over_the_death_of_the_manager_leaves_nothing(node
             );
             async move { client.create(&pod, &container, &config).await }
         });
-        while !node.path("reached").exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("the runtime is reached", || Ok(node.path("reached").exists())).await?;
         node.kill9().await?;
         refused(creation.await?);
         node.restart().await?;
         assert!(node.client.containers(None).await?.is_empty());
-        while !node.processes_with("sleep 5555").is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        eventually("what hung is gone", || Ok(node.processes_with("sleep 5555").is_empty())).await?;
         node.nothing_more_than(&before).await?;
 
         std::fs::remove_file(node.path("misbehave"))?;

@@ -1,10 +1,10 @@
 //! The daemon ends, by SIGTERM or by SIGKILL, and comes back: nothing of the containers may notice.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cri::v1::{ContainerState, PodSandboxState};
-use e2e::{Node, refused, run_on, sh};
+use e2e::{Node, eventually, refused, run_on, sh};
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
@@ -38,11 +38,10 @@ async fn containers_survive_a_killed_manager(node: &mut Node) -> anyhow::Result<
 
     node.kill9().await?;
     let before = node.said("survivor", "c", "stdout")?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(
-        node.said("survivor", "c", "stdout")?.len() > before.len(),
-        "the log flows without a manager"
-    );
+    eventually("the log flows without a manager", || {
+        Ok(node.said("survivor", "c", "stdout")?.len() > before.len())
+    })
+    .await?;
     node.restart().await?;
 
     assert_eq!(node.client.pods(None).await?, pods);
@@ -82,10 +81,10 @@ async fn exits_that_happened_meanwhile_are_known(node: &mut Node) -> anyhow::Res
     }
     node.kill9().await?;
     std::fs::write(node.path("go/now"), "")?;
-    while !node.processes_with("/go/now").is_empty() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    for (_, id) in &ids {
+        let file = node.path("exits").join(id);
+        eventually("the monitor leaves an exit file", || Ok(file.exists())).await?;
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let restarted = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?
         .as_nanos();
@@ -140,9 +139,7 @@ async fn a_creation_cut_off_by_a_kill_leaves_nothing(node: &mut Node) -> anyhow:
         );
         async move { client.create(&pod, &container, &config).await }
     });
-    while !node.path("reached").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("the runtime is reached", || Ok(node.path("reached").exists())).await?;
     node.kill9().await?;
     refused(creation.await?);
     std::fs::remove_file(node.path("slow"))?;
@@ -205,11 +202,10 @@ async fn a_garbage_record_harms_nobody_else(node: &mut Node) -> anyhow::Result<(
     assert_eq!(refused(node.client.status(&bad).await), Code::NotFound);
     assert!(node.log().contains(&bad), "the log names what was put aside");
     // Nobody could stop the lost one any more: the manager ends it and gives back what it had.
-    let started = Instant::now();
-    while !node.log().contains("half-made object removed") {
-        assert!(started.elapsed() < Duration::from_secs(60), "the lost container stays");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the lost container is removed", || {
+        Ok(node.log().contains("half-made object removed"))
+    })
+    .await?;
     assert!(!node.namespaces.mounts().iter().any(|mount| mount.contains(&bad)));
     // What cannot be read is kept for whoever wants to look at it.
     node.give_up(&bad)
@@ -331,12 +327,15 @@ async fn images_are_still_there(node: &mut Node) -> anyhow::Result<()> {
 
 async fn a_stop_under_way_is_finished_by_the_next_manager(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("halfway").await?;
-    let id = pod.sh("deaf", "trap '' TERM; while :; do sleep 0.05; done").await?;
+    let id = node.deaf(&pod, "deaf").await?;
     let stop = tokio::spawn({
         let (client, id) = (node.client.clone(), id.clone());
         async move { client.stop(&id, 60).await }
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    eventually("the stop has sent its signal", || {
+        Ok(node.said("halfway", "deaf", "stdout")?.contains("not yet"))
+    })
+    .await?;
     node.kill9().await?;
     refused(stop.await?);
     node.restart().await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cri::v1::*;
 use e2e::client::security;
-use e2e::{Node, container, run_on, sh};
+use e2e::{Node, container, eventually, run_on, sh};
 
 run_on!(runc, crun:
     a_stop_right_after_the_start_is_not_lost,
@@ -144,9 +144,13 @@ async fn a_stop_takes_no_longer_than_the_container(node: &mut Node) -> anyhow::R
     let mut best = Duration::MAX;
     for round in 0..5 {
         // `wait` is interrupted by the signal at once, as `sleep` in the shell is not.
-        let script = "trap 'exit 0' TERM; sleep 1000 & wait";
-        let id = pod.sh(&format!("c{round}"), script).await?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let script = "trap 'exit 0' TERM; echo ready; sleep 1000 & wait";
+        let name = format!("c{round}");
+        let id = pod.sh(&name, script).await?;
+        eventually("it minds the signal", || {
+            Ok(node.said("prompt", &name, "stdout")?.contains("ready"))
+        })
+        .await?;
         let started = Instant::now();
         node.client.stop(&id, 10).await?;
         best = best.min(started.elapsed());

@@ -11,8 +11,9 @@ use cri::v1::*;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::POLL;
+
 /// How often a state is asked for while it is waited for.
-const POLL: Duration = Duration::from_millis(10);
 
 #[derive(Clone)]
 pub struct Client {

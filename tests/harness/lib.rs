@@ -12,7 +12,7 @@ pub mod node;
 pub mod registry;
 
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 
@@ -22,6 +22,10 @@ pub use node::{Node, Runtime, Setup};
 
 /// No test of ours takes longer, on the slowest machine.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
+/// Only what never happens takes this long.
+const SURELY: Duration = Duration::from_secs(60);
+/// Between two looks at what no event tells.
+const POLL: Duration = Duration::from_millis(5);
 
 /// Makes one `#[test]` of each function for the runtimes named: `run_on!(runc, crun: a_pod_starts, a_pod_stops);`
 #[macro_export]
@@ -37,6 +41,18 @@ macro_rules! run_on {
             #[test] fn with_runc() { $crate::with_node($crate::Runtime::Runc, super::$test); }
         })+
     };
+}
+
+/// Waits until something is so that no event tells.
+///
+/// Fails by its name after [`SURELY`].
+pub async fn eventually(what: &str, mut is_so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while !is_so()? {
+        anyhow::ensure!(started.elapsed() < SURELY, "after {SURELY:?} still not: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 /// Runs one test on a node of its own.

@@ -16,6 +16,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
+/// The command line of what keeps the namespaces: no container of ours has the like.
+pub const KEEPER: &str = "cat -- /dev/fd/3";
+
 pub struct Namespaces {
     /// `unshare`, which waits for the first process.
     outer: Child,
@@ -25,8 +28,8 @@ pub struct Namespaces {
 impl Namespaces {
     /// `preparation` is shell text that runs inside before anything else.
     pub fn create(preparation: &str) -> anyhow::Result<Self> {
-        // The shell reaps the orphans of the namespace while it waits for `cat`, which ends with the test.
-        let script = format!("set -e\n{preparation}\nexec 3<&0\ncat <&3 >/dev/null &\necho ready\nwait $!");
+        // The shell reaps the orphans of the namespace while it waits for the keeper, which ends with the test.
+        let script = format!("set -e\n{preparation}\nexec 3<&0\n{KEEPER} >/dev/null &\necho ready\nwait $!");
         let mut outer = Command::new("unshare")
             .args([
                 "--mount",

@@ -16,8 +16,9 @@ use nix::unistd::Pid;
 use crate::client::{Client, RunningPod, pod_security};
 use crate::image::{Blob, TestImage};
 use crate::leaks::{self, Kind, Snapshot};
-use crate::namespaces::{Namespaces, child_of, pid_of};
+use crate::namespaces::{KEEPER, Namespaces, child_of, pid_of};
 use crate::registry::{Access, Registry};
+use crate::{POLL, eventually};
 
 /// The bridge that the CNI configuration makes; it outlives its pods by design.
 pub const BRIDGE: &str = "e2e0";
@@ -32,7 +33,6 @@ const EXIT_LIMIT: Duration = Duration::from_secs(20);
 const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 /// A layer that is left has hundreds of files; the first few tell enough.
 const REPORTED_LEAKS: usize = 20;
-const POLL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
@@ -260,6 +260,22 @@ impl Node {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Runs a container that answers SIGTERM with `not yet`, and goes on; returns when it does.
+    pub async fn deaf(&self, pod: &RunningPod, name: &str) -> anyhow::Result<String> {
+        let id = pod
+            .sh(
+                name,
+                "trap 'echo not yet' TERM; echo ready; while :; do sleep 0.05; done",
+            )
+            .await?;
+        let pod = &pod.config.metadata.as_ref().context("a pod has a name")?.name;
+        eventually("the trap is set", || {
+            Ok(self.said(pod, name, "stdout")?.contains("ready"))
+        })
+        .await?;
+        Ok(id)
+    }
+
     /// The payload of a container's log: what was said on a stream, without times and marks.
     pub fn said(&self, pod: &str, container: &str, stream: &str) -> anyhow::Result<String> {
         let mut text = String::new();
@@ -392,20 +408,8 @@ impl Node {
         let interfaces = self.namespaces.interfaces().into_iter().filter(|name| name != BRIDGE);
         snapshot.add(Kind::Interface, interfaces);
         snapshot.add(Kind::Cgroup, leaks::cgroups(&self.cgroup_parent));
-        let known = ["cat", "docker-registry serve", "crio-manager --config"];
         let processes = self.namespaces.processes().into_iter();
-        let others = processes.filter(|process| {
-            process.pid != 1
-                && !known.iter().any(|known| {
-                    let word = process
-                        .command_line
-                        .rsplit_once('/')
-                        .map_or(process.command_line.as_str(), |(_, end)| end);
-                    process.command_line.starts_with(known)
-                        || word.starts_with(known)
-                        || process.command_line.contains(known)
-                })
-        });
+        let others = processes.filter(|process| process.pid != 1 && !is_of_the_node(&process.command_line));
         snapshot.add(Kind::Process, others.map(|process| process.command_line));
         let kept = [
             "root",
@@ -490,15 +494,10 @@ impl Node {
         for monitor in monitors {
             self.namespaces.run("kill", &["-9", &monitor.pid.to_string()])?;
         }
-        let left = || self.processes_with(id).iter().any(|line| is_monitor(line));
-        let started = Instant::now();
-        while left() {
-            if started.elapsed() > EXIT_LIMIT {
-                bail!("the monitor of {id} outlived SIGKILL by {EXIT_LIMIT:?}");
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
+        eventually("the monitor is gone", || {
+            Ok(!self.processes_with(id).iter().any(|line| is_monitor(line)))
+        })
+        .await
     }
 
     /// The processes inside whose command line contains a text.
@@ -520,8 +519,7 @@ impl Drop for Node {
         }
         self.registry = None;
         for process in self.namespaces.processes() {
-            // `cat` is the namespaces' own.
-            if process.pid != 1 && process.command_line != "cat" {
+            if process.pid != 1 && process.command_line != KEEPER {
                 let _ = self.namespaces.run("kill", &["-9", &process.pid.to_string()]);
             }
         }
@@ -687,6 +685,15 @@ async fn start_daemon(namespaces: &Namespaces, root: &Path) -> anyhow::Result<(C
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Whether a process is there as long as the node is: what holds its namespaces, the registry, the daemon.
+fn is_of_the_node(command_line: &str) -> bool {
+    let (program, arguments) = command_line.split_once(' ').unwrap_or((command_line, ""));
+    let name = program.rsplit('/').next().unwrap_or(program);
+    command_line == KEEPER
+        || (name == "docker-registry" && arguments.starts_with("serve "))
+        || (name == "crio-manager" && arguments.starts_with("--config "))
 }
 
 async fn wait_for_end(process: &mut Child) -> anyhow::Result<std::process::ExitStatus> {
