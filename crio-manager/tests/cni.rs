@@ -328,10 +328,10 @@ async fn a_broken_record_is_put_aside_once_its_pod_is_released() {
     node.network("1.0.0", &["first"]);
     let network = node.open().await;
     std::fs::create_dir(node.path("cni")).unwrap();
-    std::fs::write(node.path("cni/a.json"), "{\"format\": 1, ").unwrap();
+    std::fs::write(node.path("cni/a.json"), "{\"version\": 1, ").unwrap();
     network.teardown("a", None, soon()).await.unwrap();
     assert_eq!(node.log(), ["first DEL"]);
-    assert!(node.path("cni/a.broken").exists());
+    assert!(node.path("cni/quarantine/a.json").exists() && !node.path("cni/a.json").exists());
 }
 
 #[tokio::test]

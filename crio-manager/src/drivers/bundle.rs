@@ -1,7 +1,7 @@
 //! Bundles of containers and the files of pods, below the run directory.
 
+use super::record_file::make_private_dir;
 use super::seams::{Bundles, DriverError, DriverResult, ErrorKind, Readers};
-use super::store::make_private_dir;
 use crate::model::record::SandboxFiles;
 use crate::model::security::NamespaceMode;
 use crate::model::{ContainerId, SandboxId, SandboxPlan};

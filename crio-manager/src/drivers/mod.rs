@@ -13,6 +13,7 @@ pub mod namespaces;
 pub mod network;
 pub mod process;
 pub mod readiness;
+pub mod record_file;
 pub mod runtime;
 pub mod seams;
 pub mod store;

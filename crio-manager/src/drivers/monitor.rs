@@ -134,7 +134,7 @@ impl ConmonRs {
             _ => {}
         }
         for directory in [&self.exits_dir, &self.socket_dir, &self.exec_dir] {
-            super::store::make_private_dir(directory)?;
+            super::record_file::make_private_dir(directory)?;
         }
         let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&changes, &self.exits_dir, inotify::WatchFlags::MOVED_TO)?;

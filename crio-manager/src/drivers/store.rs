@@ -1,32 +1,26 @@
-//! Durable records: one file an object, written aside and renamed; synced where it must survive a power loss.
-//!
-//! A file is one line of header (`{"version":1,"sha256":"…"}`, the sum of what follows) and the record as JSON. What
-//! cannot be read is moved to `quarantine/` with a warning: a broken record never keeps the daemon from starting.
+//! The records of pods and containers: one file an object, synced. What cannot be read is moved to `quarantine/` with a
+//! warning: a broken record never keeps the daemon from starting.
 
+use super::record_file::{self, Survives, make_private_dir};
 use super::seams::{DriverError, DriverResult, ErrorKind, Loaded, Records};
 use crate::model::record::{ContainerRecord, SandboxRecord};
 use crate::model::{ContainerId, Id, SandboxId};
 use async_trait::async_trait;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use tracing::warn;
 
-/// The version of record files. A reader refuses a later one.
-const VERSION: u32 = 1;
+/// Where records go that cannot be read, and probes are written.
+const QUARANTINE: &str = "quarantine";
 
 /// Size of the file that a probe writes: a page takes a block of its own on any file system.
 const PROBE_BYTES: usize = 4096;
 
 /// How long that write may take before the directory counts as not writable.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
-
-/// The largest record file that is read, in bytes: a request is at most 16 MiB.
-const RECORD_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Records below one directory.
 #[derive(Debug, Clone)]
@@ -35,23 +29,14 @@ pub struct RecordFiles {
     writable: Arc<RwLock<Result<(), String>>>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Header {
-    version: u32,
-    sha256: String,
-}
-
 impl RecordFiles {
-    /// Makes the directories, and removes what a crash left half-written.
+    /// Makes the directories.
     pub fn open(root: PathBuf) -> DriverResult<Self> {
-        for name in ["sandboxes", "containers", "quarantine"] {
+        for name in ["sandboxes", "containers", QUARANTINE] {
             let directory = root.join(name);
             make_private_dir(&directory).map_err(|error| DriverError::io(directory.display(), &error))?;
-            for entry in list(&directory)? {
-                if entry.extension().is_some_and(|extension| extension == "tmp") {
-                    std::fs::remove_file(&entry).map_err(|error| DriverError::io(entry.display(), &error))?;
-                }
-            }
+            // A probe that was cut off.
+            list(&directory)?;
         }
         Ok(Self {
             root,
@@ -66,7 +51,7 @@ impl RecordFiles {
             let written = blocking(move || {
                 let mut file = tempfile::Builder::new()
                     .suffix(".tmp")
-                    .tempfile_in(root.join("quarantine"))?;
+                    .tempfile_in(root.join(QUARANTINE))?;
                 file.write_all(&[0; PROBE_BYTES])?;
                 file.as_file().sync_data()
             });
@@ -87,26 +72,13 @@ impl RecordFiles {
         self.root.join(kind).join(format!("{id}.json"))
     }
 
-    async fn save(&self, path: PathBuf, record: Vec<u8>) -> DriverResult<()> {
-        blocking(move || {
-            let header = Header {
-                version: VERSION,
-                sha256: sum(&record),
-            };
-            let mut content = serde_json::to_vec(&header).map_err(std::io::Error::from)?;
-            content.push(b'\n');
-            content.extend_from_slice(&record);
-            write_aside(&path, &content)
-        })
-        .await
+    async fn save<R: Serialize + Clone + Send + 'static>(&self, path: PathBuf, record: &R) -> DriverResult<()> {
+        let record = record.clone();
+        blocking(move || record_file::write(&path, &record, Survives::PowerLoss)).await
     }
 
     async fn forget(&self, path: PathBuf) -> DriverResult<()> {
-        blocking(move || match std::fs::remove_file(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            done => done,
-        })
-        .await
+        blocking(move || record_file::remove(&path)).await
     }
 
     /// The records of a kind, and the ids of those that cannot be read.
@@ -116,24 +88,19 @@ impl RecordFiles {
     {
         let (mut records, mut lost) = (Vec::new(), Vec::new());
         for path in list(&self.root.join(kind))? {
-            let why = match read::<R>(&path) {
+            let why = match record_file::read::<R>(&path) {
                 Ok(record) if self.file(kind, id_of(&record).as_str()) == path => {
                     records.push(record);
                     continue;
                 }
                 Ok(_) => "it is another object's record".to_owned(),
-                Err(why) => why,
+                Err(why) => why.to_string(),
             };
             lost.extend(path.file_stem().and_then(|name| name.to_str()?.parse().ok()));
-            self.quarantine(&path, &why);
+            // A failure is in the log; the record is met again at the next start.
+            let _ = record_file::set_aside(&path, &self.root.join(QUARANTINE), &why);
         }
         Ok((records, lost))
-    }
-
-    fn quarantine(&self, path: &Path, why: &str) {
-        let aside = self.root.join("quarantine").join(path.file_name().unwrap_or_default());
-        let moved = std::fs::rename(path, &aside);
-        warn!(file = %path.display(), why, moved_to = %aside.display(), error = ?moved.err(), "record cannot be read, put aside");
     }
 }
 
@@ -141,7 +108,7 @@ impl RecordFiles {
 impl Records for RecordFiles {
     async fn save_sandbox(&self, record: &SandboxRecord) -> DriverResult<()> {
         let path = self.file("sandboxes", record.plan.id.as_str());
-        self.save(path, json(record)?).await
+        self.save(path, record).await
     }
 
     async fn forget_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
@@ -149,7 +116,7 @@ impl Records for RecordFiles {
     }
 
     async fn save_container(&self, record: &ContainerRecord) -> DriverResult<()> {
-        self.save(self.file("containers", record.plan.id.as_str()), json(record)?)
+        self.save(self.file("containers", record.plan.id.as_str()), record)
             .await
     }
 
@@ -180,68 +147,8 @@ impl Records for RecordFiles {
     }
 }
 
-fn json<R: Serialize>(record: &R) -> DriverResult<Vec<u8>> {
-    serde_json::to_vec_pretty(record).map_err(|error| DriverError::io("record", &error.into()))
-}
-
-fn sum(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-fn read<R: DeserializeOwned>(path: &Path) -> Result<R, String> {
-    let text = |error: std::io::Error| error.to_string();
-    if std::fs::metadata(path).map_err(text)?.len() > RECORD_BYTES {
-        return Err(format!("it is larger than {RECORD_BYTES} bytes"));
-    }
-    let content = std::fs::read(path).map_err(text)?;
-    let end = content
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .ok_or("it has no header")?;
-    let (header, record) = (
-        content.get(..end).unwrap_or_default(),
-        content.get(end + 1..).unwrap_or_default(),
-    );
-    let header: Header = serde_json::from_slice(header).map_err(|error| format!("header: {error}"))?;
-    if header.version > VERSION {
-        return Err(format!(
-            "it has version {}, this daemon knows {VERSION}",
-            header.version
-        ));
-    }
-    if header.sha256 != sum(record) {
-        return Err("its checksum does not match".to_owned());
-    }
-    serde_json::from_slice(record).map_err(|error| error.to_string())
-}
-
 fn list(directory: &Path) -> DriverResult<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(directory).map_err(|error| DriverError::io(directory.display(), &error))?;
-    entries
-        .map(|entry| {
-            entry
-                .map(|entry| entry.path())
-                .map_err(|error| DriverError::io(directory.display(), &error))
-        })
-        .collect()
-}
-
-/// A directory that only root reads: records hold environment variables.
-pub fn make_private_dir(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn write_aside(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(directory)?;
-    file.write_all(content)?;
-    file.as_file().sync_data()?;
-    file.persist(path).map_err(|error| error.error)?;
-    std::fs::File::open(directory)?.sync_all()
+    record_file::list(directory).map_err(|error| DriverError::io(directory.display(), &error))
 }
 
 async fn blocking<T, W>(work: W) -> DriverResult<T>

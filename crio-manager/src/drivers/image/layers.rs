@@ -18,6 +18,7 @@ use super::durable;
 use super::error::{Error, Result};
 use super::tar_stream::source_error;
 use super::unpack::{Limits, unpack};
+use crate::drivers::record_file;
 
 const LAYERS: &str = "layers";
 const SCRATCH: &str = "tmp";
@@ -130,7 +131,7 @@ impl LayerStore {
     }
 
     fn read_record(&self, directory: &Path) -> Option<LayerRecord> {
-        let record: LayerRecord = durable::read_record(&directory.join(RECORD)).ok()?;
+        let record: LayerRecord = record_file::read(&directory.join(RECORD)).ok()?;
         let named = directory.file_name()?.to_str()? == record.diff_id.hex();
         (named && directory.join(CONTENT).is_dir()).then_some(record)
     }

@@ -18,6 +18,7 @@ use super::beneath;
 use super::digest::{DiffId, Digest, ImageId, is_lower_hex};
 use super::durable;
 use super::error::{Error, Result};
+use crate::drivers::record_file;
 
 const CONTAINERS: &str = "containers";
 const EMPTY_LAYER: &str = "empty";
@@ -81,25 +82,23 @@ impl Overlays {
                 tracing::warn!(path = %entry.path().display(), "not a container's directory, leaving it alone");
                 continue;
             };
-            found.push(
-                match durable::read_record::<ContainerRootfs>(&entry.path().join(RECORD)) {
-                    Ok(record) if record.container == container => record,
-                    Ok(_) | Err(_) => {
-                        let merged = entry.path().join(MERGED);
-                        let layers = layers_of_mount(&mountinfo, &merged);
-                        tracing::warn!(
-                            container_id = container,
-                            layers = layers.len(),
-                            "no record of the root file system"
-                        );
-                        ContainerRootfs {
-                            container,
-                            image: None,
-                            layers,
-                        }
+            found.push(match record_file::read::<ContainerRootfs>(&entry.path().join(RECORD)) {
+                Ok(record) if record.container == container => record,
+                Ok(_) | Err(_) => {
+                    let merged = entry.path().join(MERGED);
+                    let layers = layers_of_mount(&mountinfo, &merged);
+                    tracing::warn!(
+                        container_id = container,
+                        layers = layers.len(),
+                        "no record of the root file system"
+                    );
+                    ContainerRootfs {
+                        container,
+                        image: None,
+                        layers,
                     }
-                },
-            );
+                }
+            });
         }
         Ok(found)
     }

@@ -9,6 +9,7 @@ use super::config::ConfigDocument;
 use super::digest::{DiffId, ImageId};
 use super::durable;
 use super::error::{Error, Result};
+use crate::drivers::record_file;
 
 const IMAGES: &str = "images";
 const QUARANTINE: &str = "quarantine";
@@ -45,12 +46,7 @@ impl ImageIndex {
         };
         durable::make_private_dir(&index.images)?;
         let mut records = Vec::new();
-        for entry in fs::read_dir(&index.images).map_err(|error| Error::io("list", &index.images, error))? {
-            let path = entry.map_err(|error| Error::io("list", &index.images, error))?.path();
-            if path.extension().is_some_and(|extension| extension == "new") {
-                fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?; // written aside, never renamed
-                continue;
-            }
+        for path in record_file::list(&index.images).map_err(|error| Error::io("list", &index.images, error))? {
             match read(&path) {
                 Ok(record) => records.push(record),
                 Err(reason) => index.set_aside(&path, &reason)?,
@@ -79,11 +75,8 @@ impl ImageIndex {
     }
 
     fn set_aside(&self, path: &Path, reason: &str) -> Result<()> {
-        durable::make_private_dir(&self.quarantine)?;
-        let name = path.file_name().unwrap_or_default();
-        let target = self.quarantine.join(name);
-        tracing::warn!(path = %path.display(), to = %target.display(), reason, "image record cannot be used, setting it aside");
-        fs::rename(path, &target).map_err(|error| Error::io("set aside", path, error))
+        let aside = record_file::set_aside(path, &self.quarantine, reason);
+        aside.map(drop).map_err(|error| Error::io("set aside", path, error))
     }
 
     fn path(&self, id: &ImageId) -> PathBuf {
@@ -92,7 +85,7 @@ impl ImageIndex {
 }
 
 fn read(path: &Path) -> std::result::Result<(ImageRecord, ConfigDocument), String> {
-    let record: ImageRecord = durable::read_record(path).map_err(|error| error.to_string())?;
+    let record: ImageRecord = record_file::read(path).map_err(|error| error.to_string())?;
     let document = ConfigDocument::read(record.config.clone().into_bytes()).map_err(|error| error.to_string())?;
     if document.id != record.id || path.file_stem().and_then(|stem| stem.to_str()) != Some(record.id.hex()) {
         return Err("it is not the record of the image it is named for".to_owned());

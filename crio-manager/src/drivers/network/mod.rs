@@ -168,14 +168,15 @@ impl Network {
         {
             tracing::warn!(sandbox_id = %pod.sandbox_id, network = %network.name, "no plugin for host ports, ignoring them");
         }
-        let mut record = Record::intent(
-            &pod.sandbox_id,
-            POD_INTERFACE,
-            NetworkList::clone(&network),
+        let mut record = Record {
+            sandbox_id: pod.sandbox_id.clone(),
+            interface: POD_INTERFACE.to_owned(),
+            network: NetworkList::clone(&network),
             args,
             runtime_config,
-            pod.netns.clone(),
-        );
+            netns: pod.netns.clone(),
+            result: None,
+        };
         self.records.write(&record).await?;
         let result = self
             .plugins
@@ -195,7 +196,7 @@ impl Network {
         let record = match self.records.read(sandbox_id).await {
             Ok(Some(record)) => record,
             Ok(None) => return Ok(()),
-            Err(error @ (RecordError::Broken { .. } | RecordError::UnknownFormat { .. })) => {
+            Err(error @ RecordError::Broken { .. }) => {
                 return self.teardown_without_record(sandbox_id, netns, error, deadline).await;
             }
             Err(error) => return Err(error.into()),
@@ -231,21 +232,19 @@ impl Network {
             sandbox_id: sandbox_id.to_owned(),
             ..PodNetwork::default()
         };
-        let args = pod.args()?;
-        let record = Record::intent(
-            sandbox_id,
-            POD_INTERFACE,
-            NetworkList::clone(&network),
-            args,
-            pod.runtime_config(),
-            PathBuf::new(),
-        );
+        let record = Record {
+            sandbox_id: sandbox_id.to_owned(),
+            interface: POD_INTERFACE.to_owned(),
+            network: NetworkList::clone(&network),
+            args: pod.args()?,
+            runtime_config: pod.runtime_config(),
+            netns: PathBuf::new(),
+            result: None,
+        };
         self.plugins
             .del(&network, subject(&record, netns.as_deref()), None, deadline)
             .await?;
-        let aside = self.records.quarantine(sandbox_id).await?;
-        tracing::warn!(sandbox_id, path = %aside.display(), "network record put aside");
-        Ok(())
+        Ok(self.records.quarantine(sandbox_id).await?)
     }
 
     /// Asks the plugins whether the pod is still as they left it.

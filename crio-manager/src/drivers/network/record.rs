@@ -1,22 +1,20 @@
-//! What we asked of the network for each pod, and what we got: one JSON file per pod.
+//! What we asked of the network for each pod, and what we got: one record per pod.
 //!
-//! The file is there before the first plugin runs and goes after the last DEL, so that whatever dies in between, the
+//! The record is there before the first plugin runs and goes after the last DEL, so that whatever dies in between, the
 //! next start knows what to release. It holds all that DEL needs: the configuration may be gone or changed by then.
-//! No fsync: after a power cut the namespaces are gone too, and a lost record costs at most an address that GC frees.
+//! It need not survive a power cut: after one the namespaces are gone too, and it costs at most an address that GC frees.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::config::NetworkList;
-
-const FORMAT: u32 = 1;
+use crate::drivers::record_file::{self, Survives, Unreadable};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    format: u32,
     pub sandbox_id: String,
     pub interface: String,
     pub network: NetworkList,
@@ -29,28 +27,6 @@ pub struct Record {
     pub result: Option<Value>,
 }
 
-impl Record {
-    pub fn intent(
-        sandbox_id: &str,
-        interface: &str,
-        network: NetworkList,
-        args: String,
-        runtime_config: Map<String, Value>,
-        netns: PathBuf,
-    ) -> Record {
-        Record {
-            format: FORMAT,
-            sandbox_id: sandbox_id.to_owned(),
-            interface: interface.to_owned(),
-            network,
-            args,
-            runtime_config,
-            netns,
-            result: None,
-        }
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error("{}: {action}", path.display())]
@@ -60,9 +36,7 @@ pub enum RecordError {
         source: io::Error,
     },
     #[error("{}: not a network record", path.display())]
-    Broken { path: PathBuf, source: serde_json::Error },
-    #[error("{}: network record of format {format}, only {FORMAT} is known", path.display())]
-    UnknownFormat { path: PathBuf, format: u32 },
+    Broken { path: PathBuf, source: Unreadable },
 }
 
 /// The directory of records. Should survive a reboot, because the address leases of many plugins do.
@@ -81,104 +55,67 @@ impl Records {
     }
 
     pub async fn write(&self, record: &Record) -> Result<(), RecordError> {
-        let path = self.path(&record.sandbox_id);
-        let aside = self.dir.join(format!(".{}.json.new", record.sandbox_id));
-        let failed = |action| {
-            let path = path.clone();
-            move |source| RecordError::File { path, action, source }
-        };
-        let text = serde_json::to_vec(record).map_err(|error| failed("encode")(error.into()))?;
-        tokio::fs::create_dir_all(&self.dir)
-            .await
-            .map_err(failed("make directory"))?;
-        tokio::fs::write(&aside, text).await.map_err(failed("write"))?;
-        tokio::fs::rename(&aside, &path).await.map_err(failed("put in place"))
+        let (dir, path, record) = (self.dir.clone(), self.path(&record.sandbox_id), record.clone());
+        self.blocking("write", path.clone(), move || {
+            record_file::make_private_dir(&dir)?;
+            record_file::write(&path, &record, Survives::Crash)
+        })
+        .await
     }
 
+    /// `None` if there is none. Errors: `Broken` when it cannot be used.
     pub async fn read(&self, sandbox_id: &str) -> Result<Option<Record>, RecordError> {
         let path = self.path(sandbox_id);
-        let text = match tokio::fs::read(&path).await {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => {
-                return Err(RecordError::File {
-                    path,
-                    action: "read",
-                    source,
-                });
-            }
-        };
-        parse(&path, &text).map(Some)
+        let file = path.clone();
+        let read = self
+            .blocking("read", path.clone(), move || Ok(record_file::read(&file)))
+            .await?;
+        match read {
+            Ok(record) => Ok(Some(record)),
+            Err(absent) if absent.is_absent() => Ok(None),
+            Err(Unreadable::Io(source)) => Err(RecordError::File {
+                path,
+                action: "read",
+                source,
+            }),
+            Err(source) => Err(RecordError::Broken { path, source }),
+        }
     }
 
     /// Forgetting what is not known is success.
     pub async fn forget(&self, sandbox_id: &str) -> Result<(), RecordError> {
         let path = self.path(sandbox_id);
-        match tokio::fs::remove_file(&path).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RecordError::File {
-                path,
-                action: "remove",
-                source: error,
-            }),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        self.blocking("remove", path.clone(), move || record_file::remove(&path))
+            .await
     }
 
-    /// Puts a record that cannot be read out of the way, for the administrator to see.
-    pub async fn quarantine(&self, sandbox_id: &str) -> Result<PathBuf, RecordError> {
-        let path = self.path(sandbox_id);
-        let aside = self.dir.join(format!("{sandbox_id}.broken"));
-        match tokio::fs::rename(&path, &aside).await {
-            Ok(()) => Ok(aside),
-            Err(source) => Err(RecordError::File {
-                path,
-                action: "put aside",
-                source,
-            }),
-        }
+    /// Puts a record that cannot be read out of the way.
+    pub async fn quarantine(&self, sandbox_id: &str) -> Result<(), RecordError> {
+        let (path, quarantine) = (self.path(sandbox_id), self.dir.join("quarantine"));
+        let set_aside = self.blocking("put aside", path.clone(), move || {
+            record_file::set_aside(&path, &quarantine, "its pod is released by the present configuration")
+        });
+        set_aside.await.map(drop)
     }
 
     /// The sandbox ids of all records, readable or not.
     pub async fn list(&self) -> Result<Vec<String>, RecordError> {
-        let failed = |source| RecordError::File {
-            path: self.dir.clone(),
-            action: "list",
-            source,
-        };
-        let mut entries = match tokio::fs::read_dir(&self.dir).await {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed(error)),
-        };
-        let mut ids = Vec::new();
-        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
-            let name = entry.file_name().into_string().unwrap_or_default();
-            if let Some(id) = name.strip_suffix(".json")
-                && !id.starts_with('.')
-            {
-                ids.push(id.to_owned());
-            }
-        }
-        ids.sort();
-        Ok(ids)
+        let dir = self.dir.clone();
+        let records = self
+            .blocking("list", dir.clone(), move || record_file::list(&dir))
+            .await?;
+        let id = |path: PathBuf| path.file_stem()?.to_str().map(str::to_owned);
+        Ok(records.into_iter().filter_map(id).collect())
     }
-}
 
-fn parse(path: &Path, text: &[u8]) -> Result<Record, RecordError> {
-    #[derive(Deserialize)]
-    struct Envelope {
-        format: u32,
+    async fn blocking<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        path: PathBuf,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, RecordError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+            .map_err(|source| RecordError::File { path, action, source })
     }
-    let broken = |source| RecordError::Broken {
-        path: path.to_owned(),
-        source,
-    };
-    let envelope: Envelope = serde_json::from_slice(text).map_err(broken)?;
-    if envelope.format != FORMAT {
-        return Err(RecordError::UnknownFormat {
-            path: path.to_owned(),
-            format: envelope.format,
-        });
-    }
-    serde_json::from_slice(text).map_err(broken)
 }
