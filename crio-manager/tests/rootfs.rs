@@ -352,7 +352,7 @@ async fn what_a_crash_leaves_is_removed_at_the_next_start() {
 
     fs::create_dir_all(root.join("tmp/9/diff/deep/er")).unwrap();
     fs::create_dir_all(root.join("layers").join("0".repeat(64)).join("diff")).unwrap(); // no record: never finished
-    fs::write(root.join("images").join(format!("{}.new", "0".repeat(64))), "half").unwrap();
+    fs::write(root.join("images").join(format!("{}.tmp", "0".repeat(64))), "half").unwrap();
     fs::write(root.join("images").join(format!("{}.json", "1".repeat(64))), "{}").unwrap();
     let store = store_in(root, &[]).await;
     assert_eq!(store.resolve("r.example/app:1").unwrap().id, image);
