@@ -60,13 +60,10 @@ fetch_busybox() {
     rm -rf "$directory"
 }
 
+# The toolchain that rust-toolchain.toml asks for, by rustup; without rustup, whatever cargo is there; without that, the
+# one that Debian's security updates build browsers with.
 install_rust() {
-    if ! command -v cargo >/dev/null; then
-        say "cargo is missing: installing rustup from https://sh.rustup.rs"
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o target/rustup-init.sh ||
-            fail "no cargo, and sh.rustup.rs can't be reached. Debian 12's own cargo (1.63) is too old: install Rust $(channel) by hand"
-        sh target/rustup-init.sh -y -q --profile minimal --default-toolchain none --no-modify-path
-    fi
+    command -v cargo >/dev/null || install_rustup || install_debian_rust
     if ! command -v rustup >/dev/null; then
         say "no rustup here: using $(cargo --version); rust-toolchain.toml asks for $(channel)"
         return
@@ -81,6 +78,32 @@ install_rust() {
             say "the musl target can't be had: the monitor will link glibc statically, which costs it some memory"
     fi
     say "Rust: $(rustc --version)"
+}
+
+# The file that sh.rustup.rs would fetch.
+install_rustup() {
+    local url=https://static.rust-lang.org/rustup/dist/x86_64-unknown-linux-gnu/rustup-init
+    say "cargo is missing: installing rustup from $url"
+    local directory
+    directory=$(mktemp -d)
+    # Run in a list with ||, where a failing command would not end the function.
+    {
+        (cd "$directory" && curl --proto '=https' --tlsv1.2 -sSf --retry 2 --connect-timeout 20 \
+            -O "$url" -o rustup-init.sha256 "$url.sha256") &&
+            [ "$(sha256sum <"$directory/rustup-init" | cut -d' ' -f1)" = "$(cut -d' ' -f1 "$directory/rustup-init.sha256")" ] &&
+            chmod +x "$directory/rustup-init" &&
+            "$directory/rustup-init" -y -q --profile minimal --default-toolchain none --no-modify-path
+    } || { say "rustup can't be had"; rm -rf "$directory"; return 1; }
+    rm -rf "$directory"
+}
+
+# Debian 12's own cargo (1.63) is too old.
+install_debian_rust() {
+    [ "$(id -u)" = 0 ] || fail "no cargo: install Rust $(channel) by hand, or run this as root"
+    update_lists
+    say "apt-get install cargo-web rustc-web rust-web-clippy rustfmt-web"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        cargo-web rustc-web rust-web-clippy rustfmt-web >/dev/null
 }
 
 channel() { sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml; }

@@ -19,6 +19,7 @@ use crate::drivers::seams::Drivers;
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
 use crate::model::record::Handler;
+use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
 use crate::service::listener::{self, CallSpans};
 use crate::service::manager::{self, Manager};
@@ -99,7 +100,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let mut stopped = stopping.clone();
     let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_AT_ONCE)
         .layer(CallSpans)
+        .layer(Admission::new(CALLS_AT_ONCE))
         .add_service(runtime)
         .add_service(image)
         .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))

@@ -7,6 +7,7 @@ use cri::v1::*;
 use e2e::client::{image_spec, security};
 use e2e::{Node, TestImage, container, refused, run_on, sh};
 use serde_json::json;
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 run_on!(runc:
@@ -24,6 +25,7 @@ run_on!(runc:
     a_second_daemon_is_refused_and_told_by_whom,
     a_full_disk_loses_nothing,
     a_mount_that_makes_no_sense_is_refused,
+    a_flood_of_calls_is_refused_and_questions_are_answered,
 );
 
 async fn unknown_ids_are_not_found_or_already_gone(node: &mut Node) -> anyhow::Result<()> {
@@ -432,4 +434,35 @@ async fn a_mount_that_makes_no_sense_is_refused(node: &mut Node) -> anyhow::Resu
         assert_eq!(code, Some(Code::InvalidArgument), "{container_path:?} {host_path:?}");
     }
     node.nothing_more_than(&before).await
+}
+
+/// More waiting calls than the daemon takes, all on one connection.
+async fn a_flood_of_calls_is_refused_and_questions_are_answered(node: &mut Node) -> anyhow::Result<()> {
+    const CALLS_AT_ONCE: usize = 1024;
+    let pod = node.running_host_pod("flooded").await?;
+    let id = node.deaf(&pod, "deaf").await?;
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..CALLS_AT_ONCE + 50 {
+        let (client, id) = (node.client.clone(), id.clone());
+        flood.spawn(async move { client.stop(&id, 600).await });
+    }
+    for _ in 0..50 {
+        let refusal = flood.join_next().await.unwrap()?.unwrap_err();
+        assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal}");
+        assert!(refusal.message().contains("1024 calls"), "{refusal}");
+    }
+    let asked = Instant::now();
+    assert!(node.client.condition("RuntimeReady").await?.status);
+    assert_eq!(node.client.containers(None).await?.len(), 1);
+    assert_eq!(node.client.status(&id).await?.state(), ContainerState::ContainerRunning);
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    flood.shutdown().await;
+    // The daemon learns of callers that have left, and there is room again.
+    let begun = Instant::now();
+    while let Err(refusal) = node.client.stop(&id, 0).await {
+        assert_eq!(refusal.code(), Code::ResourceExhausted, "{refusal}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "still no room");
+    }
+    assert_eq!(node.client.status(&id).await?.exit_code, 137);
+    Ok(())
 }

@@ -15,6 +15,7 @@ run_on!(runc, crun:
 );
 run_on!(runc:
     a_child_that_holds_the_pipe_does_not_hold_the_answer,
+    output_that_does_not_fit_is_cut_and_said_to_be,
     a_command_that_is_not_there_is_an_error_or_a_code,
     a_command_gets_the_containers_user_and_environment,
     much_output_arrives_whole,
@@ -111,6 +112,42 @@ async fn a_runtime_that_hangs_is_a_time_out_and_leaves_nothing(node: &mut Node) 
         assert_eq!(node.client.output(&id, &["echo", "fine"]).await?, "fine\n");
     }
     Ok(())
+}
+
+/// Both limits of the output: its bytes, and the room for lines, each of which has a head in the monitor's log.
+async fn output_that_does_not_fit_is_cut_and_said_to_be(node: &mut Node) -> anyhow::Result<()> {
+    const MIB: usize = 1 << 20;
+    let pod = node.running_host_pod("talker").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    let before = node.snapshot();
+    for (script, is_cut) in [
+        ("head -c 4000000 /dev/zero | tr '\\0' x", false),
+        ("head -c 40000000 /dev/zero | tr '\\0' x; echo late >&2; exit 3", true),
+        ("yes | head -c 8000000; exit 3", true),
+    ] {
+        let request = cri::v1::ExecSyncRequest {
+            container_id: id.clone(),
+            cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            timeout: 60,
+        };
+        // As the kubelet has it.
+        let mut client = node.client.runtime.clone().max_decoding_message_size(16 * MIB);
+        let response = client.exec_sync(request).await?;
+        let told = response.metadata().get("crio-manager-output-cut").is_some();
+        let answer = response.into_inner();
+        assert_eq!(
+            (told, answer.exit_code),
+            (is_cut, if is_cut { 3 } else { 0 }),
+            "{script}"
+        );
+        assert!(
+            answer.stdout.len() <= 16 * MIB - 1024,
+            "{script}: {}",
+            answer.stdout.len()
+        );
+        assert!(answer.stdout.len() > MIB, "{script}: {}", answer.stdout.len());
+    }
+    node.nothing_more_than(&before).await
 }
 
 async fn the_last_line_of_a_terminal_is_not_lost(node: &mut Node) -> anyhow::Result<()> {

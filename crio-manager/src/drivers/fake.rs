@@ -38,6 +38,8 @@ pub struct FakeNode {
     pub go_on: Notify,
     /// What a process does with its stop signal.
     pub on_stop: Mutex<OnStop>,
+    /// The call of this name does not come back until it is another one: a kernel that hangs.
+    pub stuck_at: watch::Sender<&'static str>,
     /// Looks at processes fail, when set.
     pub blind: AtomicBool,
     boots: AtomicU32,
@@ -94,6 +96,7 @@ impl FakeNode {
             hang_creates: AtomicBool::new(false),
             go_on: Notify::new(),
             on_stop: Mutex::new(OnStop::Ends),
+            stuck_at: watch::channel("").0,
             blind: AtomicBool::new(false),
             boots: AtomicU32::new(1),
             signals: Mutex::default(),
@@ -166,6 +169,11 @@ impl FakeNode {
         state.processes.clear();
         state.held.retain(|held| !held.starts_with("process "));
         self.boots.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn enter(&self, call: &'static str) {
+        // The sender lives as long as this node.
+        let _ = self.stuck_at.subscribe().wait_for(|stuck| *stuck != call).await;
     }
 
     fn make(&self, what: impl Into<String>) -> DriverResult<()> {
@@ -313,6 +321,7 @@ impl OciRuntime for FakeNode {
     }
 
     async fn start(&self, _: &Handler, id: &ContainerId, _: ProcessId) -> DriverResult<()> {
+        self.enter("start").await;
         self.make(format!("process {}", id.short()))
     }
 
@@ -396,6 +405,7 @@ impl Cgroups for FakeNode {
     }
 
     async fn kill(&self, cgroup: &CgroupPath, _: Duration) -> DriverResult<()> {
+        self.enter("kill").await;
         if let Some(id) = cgroup.as_str().rsplit_once("crio-").and_then(|(_, id)| id.parse().ok()) {
             self.end(&id, 137);
         }
@@ -414,6 +424,7 @@ impl Cgroups for FakeNode {
 #[async_trait]
 impl NamespacePins for FakeNode {
     async fn pin(&self, plan: &SandboxPlan) -> DriverResult<PinnedNamespaces> {
+        self.enter("pin namespaces").await;
         self.make(format!("namespaces {}", plan.id.short()))?;
         Ok(PinnedNamespaces {
             net: plan.has_own_network().then(|| "/netns".into()),
@@ -422,6 +433,7 @@ impl NamespacePins for FakeNode {
     }
 
     async fn unpin(&self, id: &SandboxId) -> DriverResult<()> {
+        self.enter("unpin namespaces").await;
         self.release(format!("namespaces {}", id.short()))
     }
 }
@@ -457,11 +469,13 @@ impl Images for FakeNode {
     }
 
     async fn mount_rootfs(&self, id: &ContainerId, _: &str) -> DriverResult<PathBuf> {
+        self.enter("mount rootfs").await;
         self.make(format!("rootfs {}", id.short()))?;
         Ok("/rootfs".into())
     }
 
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {
+        self.enter("unmount rootfs").await;
         self.release(format!("rootfs {}", id.short()))
     }
 
@@ -474,6 +488,7 @@ impl Images for FakeNode {
     }
 
     async fn pull(&self, request: PullRequest) -> DriverResult<String> {
+        self.enter("pull").await;
         Ok(request.image)
     }
 
@@ -490,6 +505,7 @@ impl Images for FakeNode {
     }
 
     async fn remove(&self, image: &str, in_use: InUse) -> DriverResult<()> {
+        self.enter("remove image").await;
         if in_use(image) {
             Err(DriverError::new(ErrorKind::InUse, "in use"))
         } else {

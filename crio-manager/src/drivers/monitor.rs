@@ -3,7 +3,8 @@
 use super::readiness;
 use super::runtime::{missing, words};
 use super::seams::{
-    DriverError, DriverResult, Entrance, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch,
+    DriverError, DriverResult, Entrance, ErrorKind, ExecLaunch, ExecOutcome, ExecOutput, Launched, Monitor,
+    MonitorLaunch,
 };
 use super::{child, process};
 use crate::model::record::Handler;
@@ -27,10 +28,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Most of an exec's output that is kept, both streams together, in bytes.
-pub const EXEC_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
+/// Most of an exec's output that is kept, both streams together, in bytes: clients take messages of 16 MiB.
+pub const EXEC_OUTPUT_BYTES: usize = 16 * 1024 * 1024 - 1024;
 
-/// Most of its log, where every line has a head.
+/// Most of its log, where every line has a head, in bytes. The monitor drops what comes then.
 const EXEC_LOG_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How much longer than an exec's own time-out its monitor may take to kill it and say so.
@@ -353,14 +354,10 @@ impl Monitor for ConmonRs {
             }),
         };
         match message {
-            Ok(SyncMessage::ExitCode(code)) => {
-                let (stdout, stderr) = exec_output(&file("log")).await?;
-                Ok(ExecOutcome::Ended {
-                    exit_code: i32::from(code),
-                    stdout,
-                    stderr,
-                })
-            }
+            Ok(SyncMessage::ExitCode(code)) => Ok(ExecOutcome::Ended {
+                exit_code: i32::from(code),
+                output: exec_output(&file("log")).await?,
+            }),
             Ok(SyncMessage::TimedOut) => Ok(ExecOutcome::TimedOut),
             Ok(SyncMessage::Failed { message }) => Err(refused(session.path(), message.as_bytes()).await),
             Ok(SyncMessage::Pid(_)) => Err(DriverError::new(
@@ -597,38 +594,45 @@ async fn read_bounded(path: &Path) -> DriverResult<Option<Vec<u8>>> {
 }
 
 /// Takes an exec's log apart into its two streams, up to `EXEC_OUTPUT_BYTES`.
-async fn exec_output(log: &Path) -> DriverResult<(Vec<u8>, Vec<u8>)> {
+async fn exec_output(log: &Path) -> DriverResult<ExecOutput> {
     let log = log.to_owned();
-    let parsed = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut lines = std::io::BufReader::new(std::fs::File::open(log)?);
-        let mut line = Vec::new();
-        while std::io::BufRead::read_until(&mut lines, b'\n', &mut line)? > 0 {
-            if let Some(record) = contract::parse_log_line(&line) {
-                if stdout.len() + stderr.len() + record.content.len() >= EXEC_OUTPUT_BYTES {
-                    tracing::warn!(
-                        kept = EXEC_OUTPUT_BYTES,
-                        "output of an exec is too long, the rest is dropped"
-                    );
-                    break;
-                }
-                let stream = match record.stream {
-                    contract::Stream::Stdout => &mut stdout,
-                    contract::Stream::Stderr => &mut stderr,
-                };
-                stream.extend_from_slice(record.content);
-                if !record.partial {
-                    stream.push(b'\n');
-                }
-            }
-            line.clear();
-        }
-        Ok((stdout, stderr))
+    let parsed = tokio::task::spawn_blocking(move || {
+        let log = std::fs::File::open(log)?;
+        let cut_by_monitor = log.metadata()?.len() >= EXEC_LOG_BYTES;
+        let mut output = read_output(std::io::BufReader::new(log), EXEC_OUTPUT_BYTES)?;
+        output.is_cut |= cut_by_monitor;
+        Ok(output)
     });
     let parsed = parsed
         .await
         .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
     parsed.map_err(|error| DriverError::io("exec output", &error))
+}
+
+/// The streams of a log, up to `limit` bytes of both together.
+fn read_output(mut log: impl std::io::BufRead, limit: usize) -> std::io::Result<ExecOutput> {
+    let (mut output, mut room) = (ExecOutput::default(), limit);
+    let mut line = Vec::new();
+    while log.read_until(b'\n', &mut line)? > 0 {
+        if let Some(record) = contract::parse_log_line(&line) {
+            let stream = match record.stream {
+                contract::Stream::Stdout => &mut output.stdout,
+                contract::Stream::Stderr => &mut output.stderr,
+            };
+            let end: &[u8] = if record.partial { b"" } else { b"\n" };
+            for part in [record.content, end] {
+                let fits = part.get(..room).unwrap_or(part);
+                stream.extend_from_slice(fits);
+                room -= fits.len();
+                if fits.len() < part.len() {
+                    output.is_cut = true;
+                    return Ok(output);
+                }
+            }
+        }
+        line.clear();
+    }
+    Ok(output)
 }
 
 #[cfg(test)]
@@ -661,6 +665,27 @@ mod tests {
             leave_stdin_open: false,
             entrance: Entrance::default(),
         })
+    }
+
+    #[test]
+    fn output_of_an_exec_is_cut_at_the_byte_and_said_to_be() {
+        let record = |stream: &str, tag: &str, content: &str| {
+            format!("2026-01-02T03:04:05.000000006+00:00 {stream} {tag} {content}\n")
+        };
+        let log = record("stdout", "P", "ab") + &record("stderr", "F", "cd") + &record("stdout", "F", "e");
+        let read = |limit| {
+            let ExecOutput { stdout, stderr, is_cut } = read_output(log.as_bytes(), limit).unwrap();
+            (
+                String::from_utf8(stdout).unwrap(),
+                String::from_utf8(stderr).unwrap(),
+                is_cut,
+            )
+        };
+        let whole = ("abe\n".to_owned(), "cd\n".to_owned());
+        assert_eq!(read(7), (whole.0, whole.1, false));
+        assert_eq!(read(6), ("abe".to_owned(), "cd\n".to_owned(), true));
+        assert_eq!(read(3), ("ab".to_owned(), "c".to_owned(), true));
+        assert_eq!(read(0), (String::new(), String::new(), true));
     }
 
     #[test]

@@ -209,13 +209,22 @@ pub enum ExecOutcome {
     Ended {
         /// 0–255; 128 + signal.
         exit_code: i32,
-        /// Standard output, at most `EXEC_OUTPUT_BYTES` with the other.
-        stdout: Vec<u8>,
-        /// Standard error.
-        stderr: Vec<u8>,
+        /// What it wrote.
+        output: ExecOutput,
     },
     /// It took too long and was killed, with all it had started.
     TimedOut,
+}
+
+/// What a command wrote, at most `EXEC_OUTPUT_BYTES` of both streams together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+    /// There was more, or may have been.
+    pub is_cut: bool,
 }
 
 /// conmon-rs.

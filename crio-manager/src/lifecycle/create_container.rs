@@ -2,9 +2,10 @@
 
 use super::Lifecycle;
 use super::cell::{ContainerCell, Held, SandboxCell};
-use super::error::{CreateFailed, Error, InStep, StepFailed};
+use super::error::{Error, InStep, Step, StepFailed};
 use super::reap::HalfMade;
 use super::release;
+use super::under_way::{self, PATIENCE};
 use super::undo::Undo;
 use crate::drivers::seams::{
     DriverError, DriverResult, Drivers, ErrorKind, Launched, MonitorLaunch, ProcessHandle, Readers, ResolvedImage,
@@ -23,10 +24,11 @@ impl Lifecycle {
     /// Errors: `NoSuchSandbox`, `SandboxNotReady`; `Step` when the image is not there; `Create` when a step failed.
     pub async fn create_container(&self, sandbox: Arc<SandboxCell>, plan: ContainerPlan) -> Result<ContainerId, Error> {
         let (this, name) = (self.clone(), plan.name());
+        let limit = sandbox.handler.create_timeout.saturating_add(PATIENCE);
         let exists = |id: &ContainerId| self.registry().container(id.as_str()).is_ok();
         let work = async move { this.make_container(&sandbox, plan).await };
         let names = &self.registry().container_names;
-        names.make_once(&self.room.tasks, WHAT, name, exists, work).await
+        names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await
     }
 
     async fn make_container(&self, sandbox: &SandboxCell, plan: ContainerPlan) -> Result<ContainerId, Error> {
@@ -36,17 +38,24 @@ impl Lifecycle {
             return Err(Error::SandboxNotReady(sandbox.plan.id.short().to_owned()));
         }
         let d = self.drivers();
-        let image = d.image.resolve(&plan.image).await.in_step("resolve image")?;
+        let image = d.image.resolve(&plan.image).step("resolve image").await?;
         let mut undo = Undo::default();
-        match self.container_steps(sandbox, &plan, &image, &mut undo).await {
+        let record = ContainerRecord {
+            plan,
+            handler: sandbox.handler.clone(),
+            cgroup_parent: sandbox.cgroup_parent.clone(),
+            progress: Progress::Making,
+            boot_id: d.clock.boot_id(),
+        };
+        match self.container_steps(sandbox, &record, &image, &mut undo).await {
             Ok((facts, held)) => {
-                let id = plan.id.clone();
+                let id = record.plan.id.clone();
                 let cell = Arc::new(ContainerCell::new(
-                    plan,
-                    sandbox.handler.clone(),
-                    sandbox.cgroup_parent.clone(),
+                    record.plan,
+                    record.handler,
+                    record.cgroup_parent,
                     facts,
-                    d.clock.boot_id(),
+                    record.boot_id,
                     held,
                 ));
                 self.registry().insert_container(cell.clone());
@@ -54,79 +63,47 @@ impl Lifecycle {
                 info!(container_id = %id, sandbox_id = %sandbox.plan.id, "container created");
                 Ok(id)
             }
-            Err(StepFailed { step, cause }) => {
-                let leftovers = undo.run().await;
-                if leftovers.is_empty() {
-                    self.forget_container(&plan.id).await;
-                } else {
-                    self.reap(HalfMade::Container(Box::new(ContainerRecord {
-                        plan,
-                        handler: sandbox.handler.clone(),
-                        cgroup_parent: sandbox.cgroup_parent.clone(),
-                        progress: Progress::Making,
-                        boot_id: d.clock.boot_id(),
-                    })));
-                }
-                Err(Arc::new(CreateFailed {
-                    what: WHAT,
-                    step,
-                    cause,
-                    leftovers,
-                })
-                .into())
-            }
+            Err(failed) => Err(self
+                .undo_creation(WHAT, failed, undo, HalfMade::Container(Box::new(record)))
+                .await),
         }
     }
 
     async fn container_steps(
         &self,
         sandbox: &SandboxCell,
-        plan: &ContainerPlan,
+        record: &ContainerRecord,
         image: &ResolvedImage,
         undo: &mut Undo,
     ) -> Result<(ContainerFacts, Held), StepFailed> {
         let d = self.drivers();
-        let (handler, parent) = (&sandbox.handler, &sandbox.cgroup_parent);
-        let mut record = ContainerRecord {
-            plan: plan.clone(),
-            handler: handler.clone(),
-            cgroup_parent: parent.clone(),
-            progress: Progress::Making,
-            boot_id: d.clock.boot_id(),
-        };
-        d.store.save_container(&record).await.in_step("record intent")?;
+        let (plan, handler, parent) = (&record.plan, &record.handler, &record.cgroup_parent);
+        d.store.save_container(record).step("record intent").await?;
 
         release::push_rootfs(undo, d, &plan.id);
-        let rootfs = d
-            .image
-            .mount_rootfs(&plan.id, &image.id)
-            .await
-            .in_step("mount rootfs")?;
+        let rootfs = d.image.mount_rootfs(&plan.id, &image.id).step("mount rootfs").await?;
 
         release::push_bundle(undo, d, &plan.id);
         let built = self.specify(sandbox, plan, image, &rootfs).await?;
         for directory in &built.rootfs_dirs {
             d.image
                 .ensure_dir(&rootfs, directory)
-                .await
-                .in_step("make working directory")?;
+                .step("make working directory")
+                .await?;
         }
         for directory in &built.volume_dirs {
-            d.bundle
-                .make_dir(&plan.id, directory)
-                .await
-                .in_step("make image volume")?;
+            d.bundle.make_dir(&plan.id, directory).step("make image volume").await?;
         }
         for (name, content) in &built.files {
             d.bundle
                 .write(&plan.id, name, content, Readers::Everybody)
-                .await
-                .in_step("write account files")?;
+                .step("write account files")
+                .await?;
         }
         d.bundle
             .write(&plan.id, "config.json", &built.json, Readers::Root)
-            .await
-            .in_step("write bundle")?;
+            .step("write bundle")
+            .await?;
 
         let log_path = self.prepare_log(sandbox, plan).await?;
         if let Some(log) = &log_path
@@ -149,9 +126,10 @@ impl Lifecycle {
             entrance: d
                 .cgroup
                 .entrance(&parent.monitor(&plan.id))
-                .await
-                .in_step("make monitor cgroup")?,
+                .step("make monitor cgroup")
+                .await?,
         };
+        under_way::at("launch monitor");
         // A pod that is stopped meanwhile does not wait for a runtime that hangs: the undo ends it.
         let launched = tokio::select! {
             launched = d.monitor.create(launch) => launched,
@@ -184,8 +162,11 @@ impl Lifecycle {
             stop_signal: built.stop_signal,
             user: built.user,
         };
-        record.progress = Progress::Made(facts.clone());
-        d.store.save_container(&record).await.in_step("record container")?;
+        let made = ContainerRecord {
+            progress: Progress::Made(facts.clone()),
+            ..record.clone()
+        };
+        d.store.save_container(&made).step("record container").await?;
         Ok((facts, held))
     }
 
@@ -198,8 +179,8 @@ impl Lifecycle {
             return Ok(None);
         };
         let host = &self.drivers().host;
-        let of_pod = host.ensure_dir(of_pod).await.in_step("make log directory")?;
-        let directory = host.ensure_dir(directory).await.in_step("make log directory")?;
+        let of_pod = host.ensure_dir(of_pod).step("make log directory").await?;
+        let directory = host.ensure_dir(directory).step("make log directory").await?;
         if !directory.starts_with(&of_pod) {
             let why = format!("{} leads out of the pod's log directory", log.display());
             return Err(DriverError::new(ErrorKind::Invalid, why)).in_step("make log directory");

@@ -2,9 +2,10 @@
 
 use super::Lifecycle;
 use super::cell::SandboxCell;
-use super::error::{CreateFailed, Error, InStep, StepFailed};
+use super::error::{Error, InStep, Step, StepFailed};
 use super::reap::HalfMade;
 use super::release;
+use super::under_way::PATIENCE;
 use super::undo::Undo;
 use crate::drivers::seams::{Launched, MonitorLaunch, Readers};
 use crate::model::record::{Handler, MonitoredProcess, PinnedNamespaces, Progress, SandboxFacts, SandboxRecord};
@@ -22,10 +23,13 @@ impl Lifecycle {
     /// wrong syntax, no CNI configuration), `Create` when a step failed.
     pub async fn run_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
         let (this, name) = (self.clone(), plan.metadata.clone());
+        let handler = self.drivers().runtime.handler(&plan.runtime_handler);
+        // An unknown handler is refused at once.
+        let limit = handler.map_or(PATIENCE, |handler| handler.create_timeout.saturating_add(PATIENCE));
         let exists = |id: &SandboxId| self.registry().sandbox(id.as_str()).is_ok();
         let work = async move { this.make_sandbox(plan).await };
         let names = &self.registry().sandbox_names;
-        names.make_once(&self.room.tasks, WHAT, name, exists, work).await
+        names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await
     }
 
     async fn make_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
@@ -39,75 +43,59 @@ impl Lifecycle {
             .parent(&plan.cgroup_parent)
             .in_step("check cgroup parent")?;
         let mut undo = Undo::default();
-        match self.sandbox_steps(&plan, &handler, &parent, &mut undo).await {
+        let record = SandboxRecord {
+            plan,
+            handler,
+            cgroup_parent: parent,
+            progress: Progress::Making,
+            boot_id: drivers.clock.boot_id(),
+        };
+        match self.sandbox_steps(&record, &mut undo).await {
             Ok(facts) => {
-                let id = plan.id.clone();
-                let cell = Arc::new(SandboxCell::new(plan, handler, parent, facts, drivers.clock.boot_id()));
+                let id = record.plan.id.clone();
+                let SandboxRecord {
+                    plan,
+                    handler,
+                    cgroup_parent,
+                    boot_id,
+                    ..
+                } = record;
+                let cell = Arc::new(SandboxCell::new(plan, handler, cgroup_parent, facts, boot_id));
                 self.observe_sandbox(&cell);
                 self.registry().insert_sandbox(cell);
                 info!(sandbox_id = %id, "pod sandbox ready");
                 Ok(id)
             }
-            Err(StepFailed { step, cause }) => {
-                let leftovers = undo.run().await;
-                if leftovers.is_empty() {
-                    self.forget_sandbox(&plan.id).await;
-                } else {
-                    self.reap(HalfMade::Sandbox(Box::new(SandboxRecord {
-                        plan,
-                        handler,
-                        cgroup_parent: parent,
-                        progress: Progress::Making,
-                        boot_id: drivers.clock.boot_id(),
-                    })));
-                }
-                Err(Arc::new(CreateFailed {
-                    what: WHAT,
-                    step,
-                    cause,
-                    leftovers,
-                })
-                .into())
-            }
+            Err(failed) => Err(self
+                .undo_creation(WHAT, failed, undo, HalfMade::Sandbox(Box::new(record)))
+                .await),
         }
     }
 
-    async fn sandbox_steps(
-        &self,
-        plan: &SandboxPlan,
-        handler: &Handler,
-        parent: &CgroupPath,
-        undo: &mut Undo,
-    ) -> Result<SandboxFacts, StepFailed> {
+    async fn sandbox_steps(&self, record: &SandboxRecord, undo: &mut Undo) -> Result<SandboxFacts, StepFailed> {
         let d = self.drivers();
-        let mut record = SandboxRecord {
-            plan: plan.clone(),
-            handler: handler.clone(),
-            cgroup_parent: parent.clone(),
-            progress: Progress::Making,
-            boot_id: d.clock.boot_id(),
-        };
-        d.store.save_sandbox(&record).await.in_step("record intent")?;
+        let (plan, handler, parent) = (&record.plan, &record.handler, &record.cgroup_parent);
+        d.store.save_sandbox(record).step("record intent").await?;
 
         if let Some(directory) = &plan.log_directory {
             // The kubelet owns it and removes it: there is nothing to undo.
-            d.host.ensure_dir(directory).await.in_step("make log directory")?;
+            d.host.ensure_dir(directory).step("make log directory").await?;
         }
 
         release::push_sandbox_files(undo, d, &plan.id);
-        let files = d.bundle.make_sandbox(plan).await.in_step("write pod files")?;
+        let files = d.bundle.make_sandbox(plan).step("write pod files").await?;
 
         release::push_namespaces(undo, d, &plan.id);
-        let namespaces = d.namespaces.pin(plan).await.in_step("pin namespaces")?;
+        let namespaces = d.namespaces.pin(plan).step("pin namespaces").await?;
 
         let ips = match &namespaces.net {
             Some(netns) => {
                 release::push_network(undo, d, &plan.id, &namespaces);
-                d.network.connect(plan, netns).await.in_step("connect network")?
+                d.network.connect(plan, netns).step("connect network").await?
             }
             None => Vec::new(),
         };
-        d.bundle.write_hosts(plan, &ips).await.in_step("write hosts")?;
+        d.bundle.write_hosts(plan, &ips).step("write hosts").await?;
 
         let infra = match plan.namespaces.pid {
             NamespaceMode::Pod => Some(self.start_infra(plan, &namespaces, handler, parent, undo).await?),
@@ -121,8 +109,11 @@ impl Lifecycle {
             files,
             infra,
         };
-        record.progress = Progress::Made(facts.clone());
-        d.store.save_sandbox(&record).await.in_step("record pod sandbox")?;
+        let made = SandboxRecord {
+            progress: Progress::Made(facts.clone()),
+            ..record.clone()
+        };
+        d.store.save_sandbox(&made).step("record pod sandbox").await?;
         Ok(facts)
     }
 
@@ -139,18 +130,14 @@ impl Lifecycle {
         let id: ContainerId = plan.id.cast();
 
         release::push_bundle(undo, d, &id);
-        let rootfs = d
-            .bundle
-            .make_infra_rootfs(&plan.id)
-            .await
-            .in_step("make pause rootfs")?;
+        let rootfs = d.bundle.make_infra_rootfs(&plan.id).step("make pause rootfs").await?;
         let config = self
             .specify_infra(plan, pins, &rootfs, &parent.container(&id))
             .in_step("build pause spec")?;
         d.bundle
             .write(&id, "config.json", &config, Readers::Root)
-            .await
-            .in_step("write pause bundle")?;
+            .step("write pause bundle")
+            .await?;
 
         release::push_process(undo, d, handler, parent, &id);
         let launch = MonitorLaunch {
@@ -165,14 +152,14 @@ impl Lifecycle {
             entrance: d
                 .cgroup
                 .entrance(&parent.monitor(&id))
-                .await
-                .in_step("make monitor cgroup")?,
+                .step("make monitor cgroup")
+                .await?,
         };
-        let Launched { process, monitor } = d.monitor.create(launch).await.in_step("launch pause monitor")?;
+        let Launched { process, monitor } = d.monitor.create(launch).step("launch pause monitor").await?;
         d.runtime
             .start(handler, &id, process)
-            .await
-            .in_step("start pause process")?;
+            .step("start pause process")
+            .await?;
         Ok(MonitoredProcess { process, monitor })
     }
 

@@ -1,5 +1,6 @@
 //! What can go wrong, in the words of the domain. Knows nothing of gRPC.
 
+use super::under_way;
 use crate::drivers::seams::DriverError;
 use crate::model::Refused;
 use std::sync::Arc;
@@ -37,6 +38,16 @@ pub enum Error {
         /// What was waited for.
         what: &'static str,
         /// For how long.
+        limit: Duration,
+    },
+    /// The verb hangs, most likely in the kernel. It goes on, and a retry joins it.
+    #[error("{what}: not through after {limit:?}, at the step {step:?}; it goes on, ask again")]
+    UnderWay {
+        /// Which verb.
+        what: &'static str,
+        /// What it is at.
+        step: &'static str,
+        /// How long its caller has waited.
         limit: Duration,
     },
     /// A creation failed; what it had made is gone, or named.
@@ -105,6 +116,19 @@ impl<T> InStep<T> for Result<T, DriverError> {
         self.map_err(|cause| StepFailed { step, cause })
     }
 }
+
+/// Names the step that a driver's call is, while it is under way and when it fails.
+pub trait Step<T>: Future<Output = Result<T, DriverError>> + Sized + Send {
+    /// The call, as this step.
+    fn step(self, step: &'static str) -> impl Future<Output = Result<T, StepFailed>> + Send {
+        async move {
+            under_way::at(step);
+            self.await.in_step(step)
+        }
+    }
+}
+
+impl<T, F: Future<Output = Result<T, DriverError>> + Send> Step<T> for F {}
 
 impl From<StepFailed> for Error {
     fn from(StepFailed { step, cause }: StepFailed) -> Self {

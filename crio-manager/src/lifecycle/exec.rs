@@ -1,8 +1,9 @@
 //! ExecSync: a command in a running container, to its end or its time limit.
 
 use super::Lifecycle;
-use super::error::{Error, InStep};
+use super::error::{Error, InStep, Step};
 use super::specify::specify_exec;
+use super::under_way::PATIENCE;
 use crate::drivers::seams::{ExecLaunch, ExecOutcome};
 use crate::model::{ContainerId, ContainerState};
 use std::time::Duration;
@@ -33,9 +34,10 @@ impl Lifecycle {
             });
         }
         let this = self.clone();
-        self.run_to_end("exec", async move {
+        let limit = timeout.map(|timeout| timeout.saturating_add(PATIENCE));
+        self.run_to_end("exec", limit, async move {
             let d = this.drivers();
-            let config = d.bundle.read_spec(&cell.plan.id).await.in_step("read spec")?;
+            let config = d.bundle.read_spec(&cell.plan.id).step("read spec").await?;
             let process_json = specify_exec(&config, &command, cell.plan.tty).in_step("build exec")?;
             let monitor_cgroup = cell.cgroup_parent.monitor(&cell.plan.id);
             let launch = ExecLaunch {
@@ -44,13 +46,9 @@ impl Lifecycle {
                 process_json,
                 tty: cell.plan.tty,
                 timeout,
-                entrance: d
-                    .cgroup
-                    .entrance(&monitor_cgroup)
-                    .await
-                    .in_step("make monitor cgroup")?,
+                entrance: d.cgroup.entrance(&monitor_cgroup).step("make monitor cgroup").await?,
             };
-            Ok(d.monitor.exec(launch).await.in_step("exec")?)
+            Ok(d.monitor.exec(launch).step("exec").await?)
         })
         .await
     }

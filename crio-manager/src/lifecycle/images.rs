@@ -1,19 +1,22 @@
 //! Images: pulling and removing. Looking is for the driver, from memory.
 
 use super::Lifecycle;
-use super::error::{Error, InStep};
+use super::error::{Error, Step};
+use super::under_way::{PATIENCE, PULL_PATIENCE, UnderWay};
 use crate::drivers::image::PullRequest;
+use crate::drivers::seams::DriverResult;
 use std::path::Path;
+use std::time::Duration;
 
 impl Lifecycle {
     /// Pulls an image; its id.
     pub async fn pull_image(&self, request: PullRequest) -> Result<String, Error> {
-        Ok(self.drivers().image.pull(request).await.in_step("pull")?)
+        one_step("pull", PULL_PATIENCE, self.drivers().image.pull(request)).await
     }
 
     /// Brings in the images of an archive or layout on this node: id and names of each.
     pub async fn load_images(&self, path: &Path) -> Result<Vec<(String, Vec<String>)>, Error> {
-        Ok(self.drivers().image.load(path).await.in_step("load")?)
+        one_step("load", PULL_PATIENCE, self.drivers().image.load(path)).await
     }
 
     /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it.
@@ -23,11 +26,17 @@ impl Lifecycle {
             let (_, containers) = this.registry().snapshot();
             containers.iter().any(|cell| cell.made_of.image_id == id)
         });
-        Ok(self
-            .drivers()
-            .image
-            .remove(&image, in_use)
-            .await
-            .in_step("remove image")?)
+        one_step("remove image", PATIENCE, self.drivers().image.remove(&image, in_use)).await
     }
+}
+
+/// A verb of one step. The image store has its own tasks: what it does goes on when the wait is over.
+async fn one_step<T>(
+    name: &'static str,
+    limit: Duration,
+    call: impl Future<Output = DriverResult<T>> + Send,
+) -> Result<T, Error> {
+    let under_way = UnderWay::new(name);
+    let outcome = under_way.clone().during(async { Ok(call.step(name).await?) });
+    under_way.within(Some(limit), outcome).await
 }

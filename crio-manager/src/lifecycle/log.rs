@@ -1,7 +1,8 @@
 //! ReopenContainerLog: the monitor goes on in a new file, after somebody renamed the old one.
 
 use super::Lifecycle;
-use super::error::{Error, InStep};
+use super::error::{Error, Step};
+use super::under_way::PATIENCE;
 use crate::model::ContainerState;
 
 impl Lifecycle {
@@ -18,13 +19,13 @@ impl Lifecycle {
             });
         }
         let this = self.clone();
-        self.run_to_end("reopen log", async move {
+        self.run_to_end("reopen log", Some(PATIENCE), async move {
             let Some(log_path) = &cell.plan.log_path else {
                 return Ok(());
             };
             let d = this.drivers();
             let bundle = d.bundle.path(&cell.plan.id);
-            Ok(d.monitor.reopen_log(&bundle, log_path).await.in_step("reopen log")?)
+            Ok(d.monitor.reopen_log(&bundle, log_path).step("reopen log").await?)
         })
         .await
     }

@@ -22,6 +22,7 @@ mod start;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod undo;
 
 pub use error::Error;
@@ -30,8 +31,10 @@ pub use specify::{ImageVolumes, SpecDefaults};
 use crate::drivers::seams::Drivers;
 use registry::Registry;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use under_way::UnderWay;
 
 /// The verbs of a node. Cheap to clone.
 #[derive(Clone)]
@@ -68,23 +71,26 @@ impl Lifecycle {
         &self.room.drivers
     }
 
-    /// Runs a verb in a task of its own, so that a caller who leaves does not stop the work.
-    async fn run_to_end<T, W>(&self, what: &'static str, work: W) -> Result<T, Error>
+    /// Runs a verb in a task of its own, so that a caller who leaves does not stop the work, and neither does one who has
+    /// waited for `limit`; `None` waits for ever.
+    async fn run_to_end<T, W>(&self, what: &'static str, limit: Option<Duration>, work: W) -> Result<T, Error>
     where
         T: Send + 'static,
         W: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        match self.room.tasks.spawn(work.in_current_span()).await {
-            Ok(outcome) => outcome,
-            Err(panicked) => {
+        let under_way = UnderWay::new(what);
+        let task = self.room.tasks.spawn(under_way.clone().during(work).in_current_span());
+        let outcome = async {
+            task.await.unwrap_or_else(|panicked| {
                 tracing::error!(error = %panicked, "{what} ended without a result");
                 Err(Error::Lost(what))
-            }
-        }
+            })
+        };
+        under_way.within(limit, outcome).await
     }
 
     /// Waits for the verbs under way, at most `limit`. Containers are left running.
-    pub async fn drain(&self, limit: std::time::Duration) {
+    pub async fn drain(&self, limit: Duration) {
         self.room.tasks.close();
         if tokio::time::timeout(limit, self.room.tasks.wait()).await.is_err() {
             tracing::warn!(

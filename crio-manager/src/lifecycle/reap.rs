@@ -1,11 +1,13 @@
 //! What was left half-made is removed in the background, again and again until nothing of it is there.
 
 use super::Lifecycle;
+use super::error::{CreateFailed, Error, StepFailed};
 use super::release;
 use super::undo::Undo;
 use crate::drivers::seams::DriverResult;
 use crate::model::record::{ContainerRecord, PinnedNamespaces, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, SandboxId};
+use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -79,13 +81,42 @@ impl Lifecycle {
         }
         let leftovers = undo.run().await;
         if leftovers.is_empty() {
-            match what {
-                HalfMade::Sandbox(record) => self.forget_sandbox(&record.plan.id).await,
-                HalfMade::Container(record) => self.forget_container(&record.plan.id).await,
-                HalfMade::LostSandbox(_) | HalfMade::LostContainer(_) => {}
-            }
+            self.forget(what).await;
         }
         leftovers
+    }
+
+    /// Undoes a creation that failed. What cannot be given back now is told, and given back in the background.
+    pub(super) async fn undo_creation(
+        &self,
+        what: &'static str,
+        failed: StepFailed,
+        undo: Undo,
+        made: HalfMade,
+    ) -> Error {
+        let StepFailed { step, cause } = failed;
+        let leftovers = undo.run().await;
+        if leftovers.is_empty() {
+            self.forget(&made).await;
+        } else {
+            self.reap(made);
+        }
+        let failed = CreateFailed {
+            what,
+            step,
+            cause,
+            leftovers,
+        };
+        Arc::new(failed).into()
+    }
+
+    /// Forgets the record of what is gone.
+    async fn forget(&self, what: &HalfMade) {
+        match what {
+            HalfMade::Sandbox(record) => self.forget_sandbox(&record.plan.id).await,
+            HalfMade::Container(record) => self.forget_container(&record.plan.id).await,
+            HalfMade::LostSandbox(_) | HalfMade::LostContainer(_) => {}
+        }
     }
 
     /// Ends a container of which only the id is known: its bundle says where it is, and a runtime whose it is.

@@ -2,12 +2,14 @@
 
 use super::cell::{ContainerCell, SandboxCell};
 use super::error::Error;
+use super::under_way::UnderWay;
 use crate::model::name::{ContainerName, PodMetadata};
 use crate::model::{ContainerId, Id, SandboxId};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -116,7 +118,7 @@ pub struct Names<K, T> {
 #[derive(Debug)]
 enum Slot<T> {
     /// A creation is under way; its result comes here.
-    Making(watch::Receiver<Option<Result<Id<T>, Error>>>),
+    Making(UnderWay, watch::Receiver<Option<Result<Id<T>, Error>>>),
     /// It exists.
     Made(Id<T>),
 }
@@ -155,7 +157,7 @@ where
     pub fn making(&self) -> usize {
         self.slots()
             .values()
-            .filter(|slot| matches!(slot, Slot::Making(_)))
+            .filter(|slot| matches!(slot, Slot::Making(..)))
             .count()
     }
 
@@ -163,46 +165,52 @@ where
     ///
     /// `work` runs in a task of its own: a caller that leaves does not stop it, and its retry gets the result.
     /// A failed or panicked `work` frees the name before its callers hear of it. A name whose object does not `exist`
-    /// any more is free.
+    /// any more is free. Errors: that of `work`; `UnderWay` after `limit`, for which the creation is none the worse.
     pub async fn make_once<W>(
         self: &Arc<Self>,
         tasks: &TaskTracker,
         what: &'static str,
         name: K,
         exists: impl Fn(&Id<T>) -> bool,
+        limit: Duration,
         work: W,
     ) -> Result<Id<T>, Error>
     where
         W: Future<Output = Result<Id<T>, Error>> + Send + 'static,
     {
-        let mut result = {
+        let (under_way, mut result) = {
             let mut slots = self.slots();
             match slots.get(&name) {
                 Some(Slot::Made(id)) if exists(id) => return Ok(id.clone()),
-                Some(Slot::Making(result)) => result.clone(),
+                Some(Slot::Making(under_way, result)) => (under_way.clone(), result.clone()),
                 Some(Slot::Made(_)) | None => {
                     let (sender, result) = watch::channel(None);
-                    slots.insert(name.clone(), Slot::Making(result.clone()));
+                    let under_way = UnderWay::new(what);
+                    slots.insert(name.clone(), Slot::Making(under_way.clone(), result.clone()));
                     let making = Making {
                         names: self.clone(),
                         name,
                         made: None,
                     };
+                    let this_one = under_way.clone();
                     tasks.spawn(tracing::Instrument::in_current_span(async move {
                         let mut making = making;
-                        let outcome = work.await;
+                        let outcome = this_one.during(work).await;
                         making.made = outcome.as_ref().ok().cloned();
                         drop(making);
                         sender.send_replace(Some(outcome));
                     }));
-                    result
+                    (under_way, result)
                 }
             }
         };
-        match result.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(Error::Lost(what))),
-            Err(_panicked) => Err(Error::Lost(what)),
-        }
+        let outcome = async {
+            match result.wait_for(Option::is_some).await {
+                Ok(outcome) => outcome.clone().unwrap_or(Err(Error::Lost(what))),
+                Err(_panicked) => Err(Error::Lost(what)),
+            }
+        };
+        under_way.within(Some(limit), outcome).await
     }
 }
 
@@ -244,7 +252,7 @@ mod tests {
         W: Future<Output = Result<SandboxId, Error>> + Send + 'static,
     {
         names
-            .make_once(&TaskTracker::new(), "make", "name", |_| true, work)
+            .make_once(&TaskTracker::new(), "make", "name", |_| true, Duration::MAX, work)
             .await
     }
 

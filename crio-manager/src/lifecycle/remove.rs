@@ -2,6 +2,7 @@
 
 use super::cell::{ContainerCell, SandboxCell, Written};
 use super::error::Error;
+use super::under_way::{self, PATIENCE};
 use super::undo::Undo;
 use super::{Lifecycle, release};
 use std::sync::Arc;
@@ -12,12 +13,15 @@ impl Lifecycle {
     /// Removes a container, killing it if it runs. What cannot be released is named, and a retry goes on there.
     pub async fn remove_container(&self, cell: Arc<ContainerCell>) -> Result<(), Error> {
         let this = self.clone();
-        self.run_to_end("remove container", async move { this.remove_cell(&cell).await })
-            .await
+        self.run_to_end("remove container", Some(PATIENCE), async move {
+            this.remove_cell(&cell).await
+        })
+        .await
     }
 
     pub(super) async fn remove_cell(&self, cell: &Arc<ContainerCell>) -> Result<(), Error> {
         self.stop_container(cell, Duration::ZERO).await?;
+        under_way::at("wait for its other verbs");
         let _operation = cell.operation.lock().await;
         let mut undo = Undo::default();
         release::push_container(
@@ -44,8 +48,10 @@ impl Lifecycle {
     /// Removes a pod sandbox and all containers in it, stopping what runs.
     pub async fn remove_sandbox(&self, cell: Arc<SandboxCell>) -> Result<(), Error> {
         let this = self.clone();
-        self.run_to_end("remove pod sandbox", async move { this.remove_pod(&cell).await })
-            .await
+        self.run_to_end("remove pod sandbox", Some(PATIENCE), async move {
+            this.remove_pod(&cell).await
+        })
+        .await
     }
 
     async fn remove_pod(&self, cell: &SandboxCell) -> Result<(), Error> {
@@ -54,6 +60,7 @@ impl Lifecycle {
         for removed in futures::future::join_all(containers.iter().map(|container| self.remove_cell(container))).await {
             removed?;
         }
+        under_way::at("wait for its other verbs");
         let _operation = cell.operation.lock().await;
         let mut undo = Undo::default();
         let pins = cell.facts().namespaces;

@@ -2,6 +2,7 @@
 
 use super::cell::{ContainerCell, Written};
 use super::error::{Error, InStep};
+use super::under_way::{self, PATIENCE};
 use super::{Lifecycle, release};
 use crate::model::{ContainerEvent, ContainerState, Refused};
 use std::sync::Arc;
@@ -14,11 +15,14 @@ impl Lifecycle {
     /// container has exited with reason `StartError`.
     pub async fn start_container(&self, id: &str) -> Result<(), Error> {
         let (this, cell) = (self.clone(), self.registry().container(id)?);
-        self.run_to_end("start container", async move { this.start_cell(&cell).await })
-            .await
+        self.run_to_end("start container", Some(PATIENCE), async move {
+            this.start_cell(&cell).await
+        })
+        .await
     }
 
     async fn start_cell(&self, cell: &Arc<ContainerCell>) -> Result<(), Error> {
+        under_way::at("wait for its other verbs");
         let _operation = cell.operation.lock().await;
         let ContainerState::Created { process } = cell.state() else {
             return Err(Refused {
@@ -28,6 +32,7 @@ impl Lifecycle {
             .into());
         };
         let d = self.drivers();
+        under_way::at("start");
         match d.runtime.start(&cell.handler, &cell.plan.id, process).await {
             Ok(()) => {
                 cell.apply(ContainerEvent::Started { at: d.clock.now() })?;

@@ -2,8 +2,9 @@
 
 use super::Lifecycle;
 use super::cell::{ContainerCell, SandboxCell, Written};
-use super::error::{Error, InStep};
+use super::error::{Error, Step};
 use super::release::{self, KILL_WAIT};
+use super::under_way::{self, PATIENCE, UnderWay};
 use crate::model::{ContainerId, ContainerState, SandboxEvent};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -38,15 +39,21 @@ impl Lifecycle {
             sender.subscribe()
         };
         // Ends when the container has exited, or with the stop task, which then gave up.
-        tokio::select! {
-            biased;
-            () = cell.exited() => Ok(()),
-            () = async { while deadlines.changed().await.is_ok() {} } => {
-                if cell.state().is_exited() { Ok(()) } else {
-                    Err(Error::TimedOut { what: "the end of the container after SIGKILL", limit: KILL_WAIT })
+        let ended = async {
+            tokio::select! {
+                biased;
+                () = cell.exited() => Ok(()),
+                () = async { while deadlines.changed().await.is_ok() {} } => {
+                    if cell.state().is_exited() { Ok(()) } else {
+                        Err(Error::TimedOut { what: "the end of the container after SIGKILL", limit: KILL_WAIT })
+                    }
                 }
             }
-        }
+        };
+        let limit = grace.saturating_add(PATIENCE);
+        UnderWay::at("stop container", "end its processes")
+            .within(Some(limit), ended)
+            .await
     }
 
     /// The one stop of a container. Its end, by the drop of the slot's sender, is seen by those who wait.
@@ -79,41 +86,52 @@ impl Lifecycle {
     /// Stops a pod: its containers are killed, as CRI has it, its network and namespaces given back. Again and again: `Ok`.
     pub async fn stop_sandbox(&self, cell: Arc<SandboxCell>) -> Result<(), Error> {
         let this = self.clone();
-        self.run_to_end("stop pod sandbox", async move { this.stop_pod(&cell).await })
-            .await
+        self.run_to_end(
+            "stop pod sandbox",
+            Some(PATIENCE),
+            async move { this.stop_pod(&cell).await },
+        )
+        .await
     }
 
     pub(super) async fn stop_pod(&self, cell: &SandboxCell) -> Result<(), Error> {
         let d = self.drivers();
         let plan = &cell.plan;
         cell.apply(SandboxEvent::Stopped)?;
+        under_way::at("wait for its other verbs");
         let _operation = cell.operation.lock().await;
         self.save_sandbox(cell).await;
-        // Creations under way see that the pod is stopped and undo themselves; those that were through are listed.
+        // What runs does not wait for a creation that hangs.
+        under_way::at("stop the containers");
+        self.stop_containers_of(cell).await?;
+        // Creations under way see that the pod is stopped and undo themselves; those that were through are listed now.
+        under_way::at("wait for the creations in it");
         drop(cell.creating.write().await);
-
-        let containers = self.registry().containers_of(&plan.id);
-        let stops = containers
-            .iter()
-            .map(|container| self.stop_container(container, Duration::ZERO));
-        for stopped in futures::future::join_all(stops).await {
-            stopped?;
-        }
+        self.stop_containers_of(cell).await?;
         if cell.infra().is_some() {
             let infra: ContainerId = plan.id.cast();
             let end = release::process(d.clone(), cell.handler.clone(), cell.cgroup_parent.clone(), infra);
-            end.await.in_step("end pause process")?;
+            end.step("end pause process").await?;
         }
         if plan.has_own_network() {
             let netns = cell.facts().namespaces.net;
             d.network
                 .disconnect(&plan.id, netns.as_deref())
-                .await
-                .in_step("disconnect network")?;
+                .step("disconnect network")
+                .await?;
         }
-        d.namespaces.unpin(&plan.id).await.in_step("unpin namespaces")?;
+        d.namespaces.unpin(&plan.id).step("unpin namespaces").await?;
         info!(sandbox_id = %plan.id, "pod sandbox stopped");
         Ok(())
+    }
+
+    async fn stop_containers_of(&self, cell: &SandboxCell) -> Result<(), Error> {
+        let containers = self.registry().containers_of(&cell.plan.id);
+        let stops = containers
+            .iter()
+            .map(|container| self.stop_container(container, Duration::ZERO));
+        let stopped = futures::future::join_all(stops).await;
+        stopped.into_iter().collect()
     }
 
     /// Writes a sandbox's state down; as with containers, a full disk does not stop it.

@@ -1,5 +1,7 @@
 //! The order of things, on a node in memory that fails where it is told to.
 
+mod hangs;
+
 use super::Lifecycle;
 use super::SpecDefaults;
 use super::error::Error;

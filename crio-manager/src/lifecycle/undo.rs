@@ -1,5 +1,6 @@
 //! The undo stack of a creation: releases, newest first.
 
+use super::under_way;
 use crate::drivers::seams::DriverResult;
 use futures::future::BoxFuture;
 use tracing::{debug, warn};
@@ -24,6 +25,7 @@ impl Undo {
         let mut leftovers = Vec::new();
         for (name, release) in self.releases.into_iter().rev() {
             debug!(step = name, "undo");
+            under_way::at(name);
             if let Err(error) = release.await {
                 warn!(step = name, %error, "undo failed, going on with the others");
                 leftovers.push(format!("{name}: {error}"));

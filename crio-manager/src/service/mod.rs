@@ -1,5 +1,6 @@
 //! CRI and manager.v1 over gRPC: parse → call → present. Holds no state.
 
+pub mod admission;
 pub mod image;
 pub mod listener;
 pub mod manager;

@@ -2,13 +2,14 @@
 
 use super::status::status;
 use super::{parse, present};
-use crate::drivers::seams::ExecOutcome;
+use crate::drivers::seams::{ExecOutcome, ExecOutput};
 use crate::lifecycle::{Error, Lifecycle};
 use cri::v1;
 use cri::v1::runtime_service_server::RuntimeService;
 use serde_json::json;
 use std::collections::HashMap;
 use tokio_stream::Empty;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 /// CRI's RuntimeService on a node.
@@ -23,6 +24,9 @@ impl Runtime {
         Self { lifecycle }
     }
 }
+
+/// A header of the answer to an ExecSync whose output did not fit.
+const OUTPUT_CUT: &str = "crio-manager-output-cut";
 
 /// Answers of verbs that are idempotent towards the unknown: what is not there is stopped and removed.
 fn gone_is_ok<T>(found: Result<T, Error>) -> Result<Option<T>, Status> {
@@ -295,13 +299,20 @@ impl RuntimeService for Runtime {
         match self.lifecycle.exec_sync(&id, command, timeout).await.map_err(status)? {
             ExecOutcome::Ended {
                 exit_code,
-                stdout,
-                stderr,
-            } => reply(v1::ExecSyncResponse {
-                stdout,
-                stderr,
-                exit_code,
-            }),
+                output: ExecOutput { stdout, stderr, is_cut },
+            } => {
+                let mut response = Response::new(v1::ExecSyncResponse {
+                    stdout,
+                    stderr,
+                    exit_code,
+                });
+                // No error: CRI has the rest discarded while the command goes on.
+                if is_cut {
+                    let headers = response.metadata_mut();
+                    headers.insert(OUTPUT_CUT, MetadataValue::from_static("true"));
+                }
+                Ok(response)
+            }
             // No error: probes tell a time-out by this code.
             ExecOutcome::TimedOut => reply(v1::ExecSyncResponse {
                 stdout: Vec::new(),

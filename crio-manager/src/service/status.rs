@@ -13,7 +13,7 @@ pub fn status(error: Error) -> Status {
         Error::NoSuchContainer(_) | Error::NoSuchSandbox(_) => Code::NotFound,
         Error::Ambiguous(_) => Code::InvalidArgument,
         Error::SandboxNotReady(_) | Error::NotRunning { .. } | Error::WrongState(_) => Code::FailedPrecondition,
-        Error::TimedOut { .. } => Code::DeadlineExceeded,
+        Error::TimedOut { .. } | Error::UnderWay { .. } => Code::DeadlineExceeded,
         Error::Create(failed) => code_of_part(failed.cause.kind),
         Error::Step {
             step: "pull" | "load",
@@ -22,7 +22,7 @@ pub fn status(error: Error) -> Status {
         Error::Step { cause, .. } => code_of_part(cause.kind),
         Error::Leftovers { .. } | Error::Lost(_) => Code::Internal,
     };
-    if let Error::Step { step, .. } = &error {
+    if let Error::Step { step, .. } | Error::UnderWay { step, .. } = &error {
         tracing::Span::current().record("step", step);
     }
     if let Error::Create(failed) = &error {
