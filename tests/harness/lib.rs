@@ -9,7 +9,9 @@ pub mod image;
 pub mod leaks;
 pub mod namespaces;
 pub mod node;
+pub mod podman;
 pub mod registry;
+pub mod terminal;
 
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
