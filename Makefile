@@ -42,7 +42,7 @@ monitor: ## build the static programs alone: conmon-rs and crio-pause
 check: ## what review runs: formatting, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "check: cargo-deny is not installed, deny.toml was not applied"; fi
 
 unit: ## tests beside the code, without root
@@ -71,7 +71,7 @@ demo: ## install what is missing and show a pod from image to removal, with runc
 bench: demo ## the timeline and the memory of the demo; see docs/performance.md for what they mean
 
 doc: ## the documentation of the code, in target/doc
-	cargo doc --workspace --no-deps
+	cargo doc --workspace --no-deps --document-private-items
 
 config: ## write contrib/crio.conf anew from the keys of the code
 	cargo run -q -p crio-manager -- config --default > target/crio.conf.new

@@ -16,6 +16,7 @@ run_on!(runc, crun:
 run_on!(runc:
     limits_beyond_the_nodes_own_are_clamped,
     hugepage_limits_of_zero_are_no_demand,
+    what_the_user_called_the_image_need_not_be_said,
     a_stop_takes_no_longer_than_the_container,
     whole_lines_are_not_cut,
     a_container_that_handles_no_signal_is_killed_in_time,
@@ -136,6 +137,18 @@ async fn hugepage_limits_of_zero_are_no_demand(node: &mut Node) -> anyhow::Resul
         ..Default::default()
     });
     assert_eq!(pod.ran(&config).await?.exit_code, 0);
+    Ok(())
+}
+
+async fn what_the_user_called_the_image_need_not_be_said(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("called").await?;
+    for called in ["", "busybox:latest"] {
+        let mut config = sh(&format!("c{}", called.len()), &pod.image, "exit 0");
+        config.image.as_mut().unwrap().user_specified_image = called.to_owned();
+        let status = pod.ran(&config).await?;
+        assert_eq!(status.exit_code, 0);
+        assert_eq!(status.image.unwrap().user_specified_image, called);
+    }
     Ok(())
 }
 

@@ -47,7 +47,7 @@ macro_rules! run_on {
 
 /// Waits until something is so that no event tells.
 ///
-/// Fails by its name after [`SURELY`].
+/// Fails by its name after `SURELY`.
 pub async fn eventually(what: &str, mut is_so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let started = Instant::now();
     while !is_so()? {
@@ -59,7 +59,7 @@ pub async fn eventually(what: &str, mut is_so: impl FnMut() -> anyhow::Result<bo
 
 /// Runs one test on a node of its own.
 ///
-/// Panics when the test fails, when it takes longer than [`TEST_LIMIT`], or when something is left behind; the daemon's
+/// Panics when the test fails, when it takes longer than `TEST_LIMIT`, or when something is left behind; the daemon's
 /// log is printed first.
 pub fn with_node<F>(runtime: Runtime, test: F)
 where

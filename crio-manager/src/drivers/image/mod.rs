@@ -6,12 +6,14 @@
 //! archive ── load ─┘      └─ store (one record per image)
 //! ```
 //!
-//! What there is, is in memory ([`State`], behind a short lock) and answers every question; the disk is written first and
+//! What there is, is in memory (`State`, behind a short lock) and answers every question; the disk is written first and
 //! holds whole things only, so what a crash leaves is removed by the next [`ImageStore::open`]. A layer is kept as long as
 //! an image has it, a pull under way wants it, or a container's root file system lies on it.
 
 mod auth_file;
 pub mod beneath;
+mod catalog;
+mod changes;
 mod compression;
 pub mod config;
 pub mod credentials;
@@ -42,7 +44,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::{RwLock, Semaphore, oneshot};
@@ -59,14 +61,13 @@ pub use rootfs::FileOwner;
 pub use sources::{PullFiles, PullRequest};
 pub use unpack::Limits;
 
-use config::ConfigDocument;
 use keyed_locks::KeyedLocks;
 use layers::{LayerSize, LayerStore};
 use overlay::Overlays;
 use pull::SharedPulls;
 use registry::{InsecureRegistry, RegistrySettings};
 use sources::Sources;
-use store::{ImageIndex, ImageRecord};
+use store::ImageIndex;
 
 /// How many layers are unpacked at once, whoever wants them: each may need a window of 128 MiB, and there is one disk.
 const PARALLEL_UNPACKS: usize = 4;
@@ -442,350 +443,6 @@ impl Node {
         })
         .await
     }
-
-    /// Names before ids: a name that looks like the beginning of an id is still that name.
-    fn find(&self, name: &str) -> Result<Option<Arc<Image>>> {
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let is_hex = digest::is_lower_hex(hex);
-        let state = self.state();
-        if is_hex && let Ok(id) = Digest::parse(&format!("sha256:{hex}")).and_then(ImageId::try_from) {
-            return Ok(state.images.get(&id).cloned());
-        }
-        let references = self.sources.registries().candidates(name);
-        for reference in references.iter().flatten() {
-            let found = reference
-                .digested_name()
-                .or_else(|| reference.tagged_name())
-                .and_then(|n| state.names.get(&n));
-            if let Some(image) = found.and_then(|id| state.images.get(id)) {
-                return Ok(Some(Arc::clone(image)));
-            }
-        }
-        if is_hex && hex.len() >= reference::MIN_ID_PREFIX {
-            let mut matching = state.images.values().filter(|image| image.id.hex().starts_with(hex));
-            return match (matching.next(), matching.next()) {
-                (Some(_), Some(_)) => Err(Error::AmbiguousId {
-                    prefix: name.to_owned(),
-                }),
-                (found, _) => Ok(found.cloned()),
-            };
-        }
-        references.map(|_| None)
-    }
-
-    /// Keeps `layers` from being removed until the lease is dropped.
-    fn lease(self: &Arc<Self>, layers: &[DiffId]) -> Lease {
-        let mut state = self.state();
-        for layer in layers {
-            *state.leases.entry(layer.clone()).or_default() += 1;
-        }
-        Lease {
-            node: Arc::clone(self),
-            layers: layers.to_vec(),
-        }
-    }
-
-    /// Sees to it that `layer` is here; `fetch` gets its blob if it is not. The caller holds a lease on it.
-    async fn ensure_layer<B>(self: &Arc<Self>, layer: DiffId, fetch: impl Future<Output = Result<B>>) -> Result<()>
-    where
-        B: std::io::Read + Send + 'static,
-    {
-        let lock = self.layer_locks.lock(layer.clone()).await;
-        if self.state().layers.contains_key(&layer) {
-            return Ok(());
-        }
-        let blob = fetch.await?;
-        let turn = Arc::clone(&self.unpacks).acquire_owned().await;
-        // The memory is told where the disk is written: an aborted wait must not part them.
-        self.blocking("unpacking a layer", move |node| {
-            let (_turn, _lock) = (turn, lock); // as long as it writes, though nobody may wait for it any more
-            let size = node.layers.add(&layer, blob, &node.limits)?;
-            node.state().layers.insert(layer, size);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Puts an image, whose layers are here and leased, into the index under these names.
-    async fn record_image(
-        self: &Arc<Self>,
-        document: ConfigDocument,
-        tags: Vec<String>,
-        digests: Vec<String>,
-    ) -> Result<ImageId> {
-        let writer = Arc::clone(&self.index_writer).lock_owned().await;
-        let id = document.id.clone();
-        let mut changed = Vec::new();
-        {
-            let state = self.state();
-            let mut image = match state.images.get(&id) {
-                Some(image) => Image::clone(image),
-                None => {
-                    let layer_bytes = document
-                        .layers
-                        .iter()
-                        .filter_map(|layer| state.layers.get(layer))
-                        .map(|l| l.bytes);
-                    let record = ImageRecord {
-                        id: id.clone(),
-                        size_bytes: layer_bytes.sum::<u64>() + document.text.len() as u64,
-                        config: document.text,
-                        layers: document.layers,
-                        tags: Vec::new(),
-                        digests: Vec::new(),
-                        tagged_at_ns: 0,
-                    };
-                    Image::new(record, document.config)
-                }
-            };
-            let is_new = !state.images.contains_key(&id);
-            let has_new_names = add_missing(&mut image.tags, &tags) | add_missing(&mut image.digests, &digests);
-            if !is_new && !has_new_names {
-                return Ok(id);
-            }
-            image.tagged_at_ns = now_ns().max(image.tagged_at_ns + 1);
-            let losers = state
-                .images
-                .values()
-                .filter(|other| other.id != id && other.tags.iter().any(|tag| tags.contains(tag)));
-            let losers = losers.map(|other| {
-                let mut other = Image::clone(other);
-                other.tags.retain(|tag| !tags.contains(tag));
-                other
-            });
-            changed.extend(losers);
-            // First: after a crash in between, two images have the tag, and the later one counts.
-            changed.insert(0, image);
-        }
-        self.blocking("writing the image index", move |node| {
-            let _writer = writer;
-            for image in &changed {
-                node.index.write(&image.record())?;
-            }
-            let mut state = node.state();
-            for image in changed {
-                state.images.insert(image.id.clone(), Arc::new(image));
-            }
-            state.settle_names(&node.pinned_images);
-            Ok(())
-        })
-        .await?;
-        Ok(id)
-    }
-
-    async fn remove_image(self: &Arc<Self>, name: &str, in_use: impl Fn(&ImageId) -> bool) -> Result<()> {
-        let writer = Arc::clone(&self.index_writer).lock_owned().await;
-        let Some(image) = self.find(name)? else { return Ok(()) };
-        if in_use(&image.id) {
-            return Err(Error::InUse(image.id.clone()));
-        }
-        self.blocking("writing the image index", move |node| {
-            let _writer = writer;
-            node.index.remove(&image.id)?;
-            let mut state = node.state();
-            state.images.remove(&image.id);
-            state.settle_names(&node.pinned_images);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn remove_unused_layers(self: &Arc<Self>) -> Result<()> {
-        let unused = self.state().unused_layers();
-        for layer in unused {
-            let lock = self.layer_locks.lock(layer.clone()).await;
-            self.blocking("removing a layer", move |node| {
-                let _lock = lock;
-                let Some(size) = node.state().forget_if_unused(&layer) else {
-                    return Ok(());
-                };
-                let removed = node.layers.remove(&layer);
-                if removed.is_err() && node.layers.content(&layer).exists() {
-                    node.state().layers.insert(layer, size); // still there, so still counted and tried again
-                }
-                removed
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    async fn mount_rootfs(self: &Arc<Self>, container: String, image: ImageId) -> Result<MountedRootfs> {
-        if !overlay::is_container_id(&container) {
-            return Err(Error::InvalidContainerId(container.chars().take(64).collect()));
-        }
-        let lock = self.container_locks.lock(container.clone()).await;
-        let rootfs = {
-            let mut state = self.state();
-            let existing = state.rootfs.get(&container);
-            match existing.and_then(|rootfs| rootfs.image.clone()) {
-                Some(mounted) if mounted != image => {
-                    return Err(Error::MountedFromOther {
-                        container,
-                        mounted,
-                        wanted: image,
-                    });
-                }
-                Some(_) => {}
-                None if existing.is_some() => tracing::warn!(container_id = container, "mounting what has no record"),
-                None => {}
-            }
-            let layers = match (existing, state.images.get(&image)) {
-                (Some(existing), _) if existing.image.is_some() => existing.layers.clone(),
-                (_, Some(image)) => image.layers.clone(),
-                (_, None) => return Err(Error::NoSuchImage(image.to_string())),
-            };
-            let rootfs = ContainerRootfs {
-                container: container.clone(),
-                image: Some(image),
-                layers,
-            };
-            state.rootfs.insert(container.clone(), rootfs.clone());
-            rootfs
-        };
-        self.blocking("mounting a root file system", move |node| {
-            let _lock = lock;
-            let content: Vec<PathBuf> = rootfs.layers.iter().map(|layer| node.layers.content(layer)).collect();
-            node.overlays.mount(&rootfs, &content).inspect_err(|_| {
-                match node.overlays.unmount(&container) {
-                    Ok(()) => drop(node.state().rootfs.remove(&container)),
-                    Err(error) => {
-                        tracing::warn!(%error, container_id = container, "undo a failed mount, leaving it to the next try");
-                    }
-                }
-            })
-        })
-        .await
-    }
-
-    async fn unmount_rootfs(self: &Arc<Self>, container: String) -> Result<()> {
-        let lock = self.container_locks.lock(container.clone()).await;
-        let image_is_gone = self
-            .blocking("unmounting a root file system", move |node| {
-                let _lock = lock;
-                node.overlays.unmount(&container)?;
-                let mut state = node.state();
-                let image = state.rootfs.remove(&container).and_then(|rootfs| rootfs.image);
-                Ok(image.is_some_and(|image| !state.images.contains_key(&image)))
-            })
-            .await?;
-        if image_is_gone {
-            self.remove_unused_layers().await?;
-        }
-        Ok(())
-    }
-}
-
-/// A claim on layers; see [`Node::lease`].
-struct Lease {
-    node: Arc<Node>,
-    layers: Vec<DiffId>,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut state = self.node.state();
-        for layer in &self.layers {
-            if let Some(count) = state.leases.get_mut(layer) {
-                *count -= 1;
-                if *count == 0 {
-                    state.leases.remove(layer);
-                }
-            }
-        }
-    }
-}
-
-impl State {
-    /// Rebuilds what follows from the names of all images. A tag that two images have, as after a crash, belongs to the one
-    /// tagged later.
-    fn settle_names(&mut self, pinned_patterns: &[String]) {
-        self.names.clear();
-        let mut by_age: Vec<Arc<Image>> = self.images.values().cloned().collect();
-        by_age.sort_by_key(|image| image.tagged_at_ns);
-        for image in by_age {
-            for name in image.tags.iter().chain(&image.digests) {
-                let loser = self.names.insert(name.clone(), image.id.clone());
-                if let Some(loser) = loser.and_then(|id| self.images.get_mut(&id)) {
-                    Arc::make_mut(loser).tags.retain(|tag| tag != name);
-                }
-            }
-        }
-        for image in self.images.values_mut() {
-            let pinned = is_pinned(&image.tags, pinned_patterns);
-            if image.pinned != pinned {
-                Arc::make_mut(image).pinned = pinned;
-            }
-        }
-    }
-
-    fn unused_layers(&self) -> Vec<DiffId> {
-        let of_images = self.images.values().flat_map(|image| &image.layers);
-        let of_containers = self.rootfs.values().flat_map(|rootfs| &rootfs.layers);
-        let used: BTreeSet<&DiffId> = of_images.chain(of_containers).chain(self.leases.keys()).collect();
-        self.layers
-            .keys()
-            .filter(|layer| !used.contains(layer))
-            .cloned()
-            .collect()
-    }
-
-    fn forget_if_unused(&mut self, layer: &DiffId) -> Option<LayerSize> {
-        let is_used = self.leases.contains_key(layer)
-            || self.images.values().any(|image| image.layers.contains(layer))
-            || self.rootfs.values().any(|rootfs| rootfs.layers.contains(layer));
-        if is_used { None } else { self.layers.remove(layer) }
-    }
-}
-
-impl Image {
-    fn new(record: ImageRecord, config: ImageConfig) -> Self {
-        Self {
-            id: record.id,
-            tags: record.tags,
-            digests: record.digests,
-            size_bytes: record.size_bytes,
-            pinned: false, // until its names are settled
-            layers: record.layers,
-            config: Arc::new(Untrusted::new(config)),
-            config_text: record.config.into(),
-            tagged_at_ns: record.tagged_at_ns,
-        }
-    }
-
-    fn record(&self) -> ImageRecord {
-        ImageRecord {
-            id: self.id.clone(),
-            config: self.config_text.to_string(),
-            layers: self.layers.clone(),
-            tags: self.tags.clone(),
-            digests: self.digests.clone(),
-            size_bytes: self.size_bytes,
-            tagged_at_ns: self.tagged_at_ns,
-        }
-    }
-}
-
-/// Whether anything was missing.
-fn add_missing(names: &mut Vec<String>, wanted: &[String]) -> bool {
-    let before = names.len();
-    for name in wanted {
-        if !names.contains(name) {
-            names.push(name.clone());
-        }
-    }
-    names.len() > before
-}
-
-fn is_pinned(tags: &[String], patterns: &[String]) -> bool {
-    patterns.iter().any(|pattern| {
-        let matches = |tag: &String| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
-            (Some(_), Some(_)) => tag.contains(pattern.trim_matches('*')),
-            (None, Some(prefix)) => tag.starts_with(prefix),
-            _ => tag == pattern || ImageRef::parse(pattern).is_ok_and(|name| name.to_string() == *tag),
-        };
-        tags.iter().any(matches)
-    })
 }
 
 async fn blocking<T: Send + 'static>(
@@ -795,11 +452,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or(Err(Error::TaskDied(name)))
-}
-
-fn now_ns() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn lock(root: &Path) -> Result<OwnedFd> {
@@ -827,22 +479,6 @@ fn mountpoint_of(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pinned_names_are_exact_or_begin_or_contain() {
-        let tags = ["docker.io/library/pause:3.10".to_owned()];
-        for (pattern, pins) in [
-            ("docker.io/library/pause:3.10", true),
-            ("pause:3.10", true),
-            ("docker.io/library/pause:*", true),
-            ("*pause*", true),
-            ("pause:3.1", false),
-            ("pause*", false),
-            ("*other*", false),
-        ] {
-            assert_eq!(is_pinned(&tags, &[pattern.to_owned()]), pins, "{pattern}");
-        }
-    }
 
     #[test]
     fn the_mount_point_of_a_path_is_the_nearest_above() {

@@ -3,13 +3,21 @@
 //! Of our own on an HTTP client, because what the ready-made client lacks is what a node needs: bodies bounded before they
 //! are in memory, an authentication failure that says why, identity tokens, and no panic on a token the server made up.
 
-use std::net::IpAddr;
+mod auth;
+mod failures;
+mod insecure;
+
+pub use insecure::InsecureRegistry;
+
+use auth::secret_header;
+use failures::{is_transient, root_cause};
+use insecure::{address_of, host_of};
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE};
-use reqwest::{Response, StatusCode, Url};
-use serde::Deserialize;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Response, StatusCode};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt, BufWriter};
 use tokio::sync::Mutex;
 
@@ -18,7 +26,7 @@ use super::credentials::Credentials;
 use super::digest::{Digest, Hasher};
 use super::error::{Error, Result};
 use super::manifest::{self, Descriptor};
-use super::reference::{DEFAULT_REGISTRY, is_registry_host};
+use super::reference::DEFAULT_REGISTRY;
 use super::registries::Source;
 use super::tls::{self, Verification};
 
@@ -50,67 +58,6 @@ pub struct RegistrySettings {
     /// Directory with a directory per `host[:port]`, whose `*.crt` files are trusted for that registry.
     pub certs_dir: Option<PathBuf>,
     pub progress_timeout: Duration,
-}
-
-/// A registry that may be reached without proof of who it is: over TLS unverified or, without TLS, over plain HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum InsecureRegistry {
-    Host(String),
-    Network { address: IpAddr, prefix: u32 },
-}
-
-impl InsecureRegistry {
-    /// Reads `host`, `host:port` or an address range (`10.0.0.0/8`).
-    pub fn parse(text: &str) -> Result<Self> {
-        let invalid = |reason| Error::InvalidSetting {
-            setting: "insecure_registries",
-            value: text.to_owned(),
-            reason,
-        };
-        if let Some((address, prefix)) = text.split_once('/') {
-            let address: IpAddr = address.parse().map_err(|_| invalid("not an address range"))?;
-            let longest = if address.is_ipv4() { 32 } else { 128 };
-            let prefix = prefix.parse().ok().filter(|prefix| *prefix <= longest);
-            return Ok(Self::Network {
-                address,
-                prefix: prefix.ok_or_else(|| invalid("not an address range"))?,
-            });
-        }
-        if !is_registry_host(text) {
-            return Err(invalid("neither a host with an optional port nor an address range"));
-        }
-        Ok(Self::Host(text.to_ascii_lowercase()))
-    }
-
-    /// Whether `registry` (`host[:port]`) is meant. A host without a port means every port of it.
-    fn means(&self, registry: &str) -> bool {
-        let host = host_of(registry);
-        match self {
-            Self::Host(listed) => listed == registry || listed == host,
-            Self::Network { address, prefix } => match (address, address_of(host)) {
-                (IpAddr::V4(network), Some(IpAddr::V4(host))) => {
-                    let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0);
-                    network.to_bits() & mask == host.to_bits() & mask
-                }
-                (IpAddr::V6(network), Some(IpAddr::V6(host))) => {
-                    let mask = u128::MAX.checked_shl(128 - prefix).unwrap_or(0);
-                    network.to_bits() & mask == host.to_bits() & mask
-                }
-                _ => false,
-            },
-        }
-    }
-}
-
-fn host_of(registry: &str) -> &str {
-    match registry.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => host,
-        _ => registry,
-    }
-}
-
-fn address_of(host: &str) -> Option<IpAddr> {
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// A manifest as the registry sent it, its digest verified.
@@ -229,7 +176,7 @@ impl Registry {
     }
 
     /// Downloads a blob into `spool`, verified, and returns the file, to be read from its beginning. A transfer that breaks
-    /// off is resumed where it was, up to [`LAYER_ATTEMPTS`] times.
+    /// off is resumed where it was, up to `LAYER_ATTEMPTS` times.
     pub async fn download(&self, blob: &Descriptor, spool: std::fs::File) -> Result<std::fs::File> {
         let what = format!("blob {}", blob.digest);
         let mut transfer = Transfer {
@@ -388,126 +335,6 @@ impl Registry {
         }
     }
 
-    /// Answers the challenges of a 401 with a header to try.
-    async fn authorize(&self, headers: &HeaderMap, refused: Option<&HeaderValue>) -> Result<HeaderValue> {
-        let mut accepted = self.authorization.lock().await;
-        if accepted.is_some() && accepted.as_ref() != refused {
-            return accepted
-                .clone()
-                .ok_or_else(|| self.unauthorized("no credentials".to_owned()));
-        }
-        let header = match (self.challenge(headers)?, &self.credentials) {
-            (_, Some(Credentials::RegistryToken(_))) => {
-                return Err(self.unauthorized("the registry token is not accepted".to_owned()));
-            }
-            (Challenge::Basic, credentials) => match credentials.as_ref().and_then(Credentials::basic) {
-                Some(basic) => secret_header(basic)?,
-                None => return Err(self.unauthorized("it asks for a user name and password".to_owned())),
-            },
-            (Challenge::Bearer { realm, service }, credentials) => {
-                self.token(&realm, service.as_deref(), credentials.as_ref()).await?
-            }
-        };
-        *accepted = Some(header.clone());
-        Ok(header)
-    }
-
-    fn challenge(&self, headers: &HeaderMap) -> Result<Challenge> {
-        let mut basic = false;
-        for header in headers.get_all(WWW_AUTHENTICATE) {
-            let Ok(text) = header.to_str() else { continue };
-            let Ok(challenges) = http_auth::parse_challenges(text) else {
-                continue;
-            };
-            for challenge in challenges {
-                if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                    let parameter = |name: &str| {
-                        let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
-                        found.map(|(_, value)| value.to_unescaped())
-                    };
-                    if let Some(realm) = parameter("realm") {
-                        return Ok(Challenge::Bearer {
-                            realm,
-                            service: parameter("service"),
-                        });
-                    }
-                }
-                basic |= challenge.scheme.eq_ignore_ascii_case("basic");
-            }
-        }
-        match basic {
-            true => Ok(Challenge::Basic),
-            false => Err(self.unauthorized("it does not say how to log in".to_owned())),
-        }
-    }
-
-    /// Asks the registry's token service for leave to read this repository.
-    async fn token(
-        &self,
-        realm: &str,
-        service: Option<&str>,
-        credentials: Option<&Credentials>,
-    ) -> Result<HeaderValue> {
-        let what = "token";
-        let mut url =
-            Url::parse(realm).map_err(|_| self.unauthorized("its token service is not an address".to_owned()))?;
-        let is_allowed = url.scheme() == "https" || (url.scheme() == "http" && self.plain_http);
-        if !is_allowed {
-            return Err(self.unauthorized("its token service is not reached over TLS".to_owned()));
-        }
-        let scope = format!("repository:{}:pull", self.path);
-        let request = match credentials {
-            Some(Credentials::IdentityToken(token)) => {
-                let mut form = url.clone();
-                form.set_query(None);
-                form.query_pairs_mut()
-                    .append_pair("grant_type", "refresh_token")
-                    .append_pair("service", service.unwrap_or_default())
-                    .append_pair("client_id", CLIENT_ID)
-                    .append_pair("scope", &scope)
-                    .append_pair("refresh_token", token);
-                self.client
-                    .post(url)
-                    .header("content-type", "application/x-www-form-urlencoded")
-                    .body(form.query().unwrap_or_default().to_owned())
-            }
-            _ => {
-                if let Some(service) = service {
-                    url.query_pairs_mut().append_pair("service", service);
-                }
-                url.query_pairs_mut().append_pair("scope", &scope);
-                if let Some(Credentials::Password { username, .. }) = credentials {
-                    url.query_pairs_mut().append_pair("account", username);
-                }
-                let request = self.client.get(url);
-                match credentials.and_then(Credentials::basic) {
-                    Some(basic) => request.header(AUTHORIZATION, secret_header(basic)?),
-                    None => request,
-                }
-            }
-        };
-        let response = self.progress(what, request.send()).await?;
-        let status = response.status();
-        if !status.is_success() {
-            return Err(match self.refusal(what, status, response).await {
-                Error::Refused { message, status, .. } if (400..500).contains(&status) => self.unauthorized(message),
-                Error::NotFound { .. } => self.unauthorized("it has no token service where it says".to_owned()),
-                error => error,
-            });
-        }
-        #[derive(Deserialize)]
-        struct Token {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        let body = self.body(what, response, MAX_TOKEN_BYTES).await?;
-        let token: Token = serde_json::from_slice(&body)
-            .map_err(|_| self.unauthorized("its token service answers something else".to_owned()))?;
-        let token = token.token.or(token.access_token).filter(|token| !token.is_empty());
-        let token = token.ok_or_else(|| self.unauthorized("its token service gives no token".to_owned()))?;
-        secret_header(format!("Bearer {token}"))
-    }
-
     async fn body(&self, what: &str, mut response: Response, limit: u64) -> Result<Vec<u8>> {
         let too_large = || Error::TooLarge {
             what: what.to_owned(),
@@ -526,27 +353,6 @@ impl Registry {
         Ok(body)
     }
 
-    async fn refusal(&self, what: &str, status: StatusCode, mut response: Response) -> Error {
-        let mut body = Vec::new();
-        while (body.len() as u64) < MAX_ERROR_BYTES {
-            match self.progress(what, response.chunk()).await {
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Ok(None) | Err(_) => break, // the status says enough
-            }
-        }
-        let message = error_message(&body).unwrap_or_else(|| status.to_string());
-        match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.unauthorized(message),
-            StatusCode::NOT_FOUND => Error::NotFound { what: what.to_owned() },
-            status => Error::Refused {
-                registry: self.registry.clone(),
-                what: what.to_owned(),
-                status: status.as_u16(),
-                message,
-            },
-        }
-    }
-
     /// Waits for the next sign of life.
     async fn progress<T>(&self, what: &str, step: impl Future<Output = reqwest::Result<T>>) -> Result<T> {
         match tokio::time::timeout(self.progress_timeout, step).await {
@@ -555,50 +361,6 @@ impl Registry {
             Err(_) => Err(self.stalled(what, self.progress_timeout)),
         }
     }
-
-    fn broken(&self, what: &str, error: &reqwest::Error) -> Error {
-        let registry = self.registry.clone();
-        let cause = root_cause(error);
-        if is_tls(error) {
-            Error::Tls { registry, cause }
-        } else if error.is_connect() {
-            Error::Unreachable { registry, cause }
-        } else {
-            Error::Transfer {
-                registry,
-                what: what.to_owned(),
-                cause,
-            }
-        }
-    }
-
-    fn transfer_error(&self, what: &str, cause: String) -> Error {
-        Error::Transfer {
-            registry: self.registry.clone(),
-            what: what.to_owned(),
-            cause,
-        }
-    }
-
-    fn stalled(&self, what: &str, limit: Duration) -> Error {
-        Error::Stalled {
-            registry: self.registry.clone(),
-            what: what.to_owned(),
-            limit,
-        }
-    }
-
-    fn unauthorized(&self, reason: String) -> Error {
-        Error::Unauthorized {
-            registry: self.registry.clone(),
-            reason,
-        }
-    }
-}
-
-enum Challenge {
-    Basic,
-    Bearer { realm: String, service: Option<String> },
 }
 
 struct Transfer {
@@ -635,14 +397,6 @@ fn check_blob(what: &str, blob: &Descriptor, actual: Digest, size: u64) -> Resul
     Ok(())
 }
 
-fn is_transient(error: &Error) -> bool {
-    match error {
-        Error::Transfer { .. } | Error::Stalled { .. } => true,
-        Error::Refused { status, .. } => *status == 429 || *status >= 500,
-        _ => false,
-    }
-}
-
 async fn wait_before_retry(attempt: u32) {
     tokio::time::sleep(FIRST_RETRY_DELAY * 2_u32.saturating_pow(attempt.saturating_sub(1).min(6))).await;
 }
@@ -662,86 +416,6 @@ fn redirects() -> reqwest::redirect::Policy {
     })
 }
 
-fn secret_header(value: String) -> Result<HeaderValue> {
-    let mut header =
-        HeaderValue::try_from(value).map_err(|_| Error::InvalidCredentials("they do not fit into a header"))?;
-    header.set_sensitive(true);
-    Ok(header)
-}
-
 fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-/// The first message of a registry's error document, made safe to show.
-fn error_message(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        #[serde(default)]
-        errors: Vec<Entry>,
-        #[serde(default)]
-        details: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let answer: Answer = serde_json::from_slice(body).ok()?;
-    let text = match answer.errors.first() {
-        Some(first) => format!("{}: {}", first.code, first.message),
-        None => answer.details?,
-    };
-    Some(text.chars().filter(|c| !c.is_control()).take(MAX_ERROR_CHARS).collect())
-}
-
-fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| {
-        error.source()
-    })
-}
-
-/// The innermost message; the outer ones repeat the address or say "error sending request".
-fn root_cause(error: &reqwest::Error) -> String {
-    sources(error).last().map(ToString::to_string).unwrap_or_default()
-}
-
-fn is_tls(error: &reqwest::Error) -> bool {
-    sources(error).any(|source| {
-        // An I/O error hides what it wraps from the chain of sources.
-        let mut wrapped: Option<&(dyn std::error::Error + 'static)> = Some(source);
-        while let Some(error) = wrapped {
-            if error.is::<rustls::Error>() {
-                return true;
-            }
-            let io_error = error.downcast_ref::<std::io::Error>();
-            wrapped = io_error.and_then(std::io::Error::get_ref).map(|inner| inner as _);
-        }
-        false
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn insecure_registries_are_hosts_ports_and_ranges() {
-        let means = |listed: &str, registry: &str| InsecureRegistry::parse(listed).unwrap().means(registry);
-        assert!(means("127.0.0.1:5000", "127.0.0.1:5000"));
-        assert!(!means("127.0.0.1:5000", "127.0.0.1:5001"));
-        assert!(means("registry.local", "registry.local:5000"));
-        assert!(!means("registry.local", "other.local:5000"));
-        assert!(means("10.0.0.0/8", "10.9.8.7:5000"));
-        assert!(!means("10.0.0.0/8", "11.9.8.7"));
-        assert!(means("0.0.0.0/0", "1.2.3.4"));
-        assert!(means("::1/128", "[::1]:5000"));
-        assert!(!means("::1/128", "[::2]:5000"));
-        assert!(!means("10.0.0.0/8", "ten.example"));
-        for text in ["", "10.0.0.0/33", "http://x", "a/b", "-x"] {
-            assert!(InsecureRegistry::parse(text).is_err(), "{text}");
-        }
-    }
 }

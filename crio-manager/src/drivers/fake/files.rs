@@ -1,0 +1,197 @@
+//! The parts of the fake node that keep files: images, bundles, the host, records.
+
+use super::FakeNode;
+use crate::drivers::image::PullRequest;
+use crate::drivers::seams::*;
+use crate::model::record::{ContainerRecord, SandboxFiles, SandboxRecord};
+use crate::model::{ContainerId, SandboxId, SandboxPlan};
+use async_trait::async_trait;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+#[async_trait]
+impl Images for FakeNode {
+    async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage> {
+        if image == "missing" {
+            return Err(DriverError::new(ErrorKind::NotFound, "no image \"missing\""));
+        }
+        let mut resolved = ResolvedImage {
+            id: "sha256:1".to_owned(),
+            ..ResolvedImage::default()
+        };
+        resolved.config.cmd = vec!["sh".to_owned()];
+        Ok(resolved)
+    }
+
+    async fn mount_rootfs(&self, id: &ContainerId, _: &str) -> DriverResult<PathBuf> {
+        self.enter("mount rootfs").await;
+        self.make(format!("rootfs {}", id.short()))?;
+        Ok("/rootfs".into())
+    }
+
+    async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {
+        self.enter("unmount rootfs").await;
+        self.release(format!("rootfs {}", id.short()))
+    }
+
+    async fn read_file(&self, _: &Path, _: &str) -> DriverResult<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    async fn ensure_dir(&self, _: &Path, _: &str) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn pull(&self, request: PullRequest) -> DriverResult<String> {
+        self.enter("pull").await;
+        Ok(request.image)
+    }
+
+    async fn load(&self, _: &Path) -> DriverResult<Vec<(String, Vec<String>)>> {
+        Ok(Vec::new())
+    }
+
+    fn find(&self, _: &str) -> DriverResult<Option<ImageSummary>> {
+        Ok(None)
+    }
+
+    fn list(&self) -> DriverResult<Vec<ImageSummary>> {
+        Ok(Vec::new())
+    }
+
+    async fn remove(&self, image: &str, in_use: InUse) -> DriverResult<()> {
+        self.enter("remove image").await;
+        if in_use(image) {
+            Err(DriverError::new(ErrorKind::InUse, "in use"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn usage(&self) -> ImageFsUsage {
+        ImageFsUsage {
+            mountpoint: "/".into(),
+            used_bytes: 0,
+            used_inodes: 0,
+            at: self.now(),
+        }
+    }
+}
+
+#[async_trait]
+impl Bundles for FakeNode {
+    async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles> {
+        self.make(format!("pod files {}", plan.id.short()))?;
+        Ok(SandboxFiles {
+            resolv_conf: "/resolv.conf".into(),
+            hosts: "/hosts".into(),
+            hostname: "/hostname".into(),
+            shm: Some("/shm".into()),
+        })
+    }
+
+    async fn write_hosts(&self, plan: &SandboxPlan, _: &[IpAddr]) -> DriverResult<()> {
+        self.make(format!("pod files {}", plan.id.short()))
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
+        self.release(format!("pod files {}", id.short()))
+    }
+
+    fn path(&self, id: &ContainerId) -> PathBuf {
+        format!("/bundle/{id}").into()
+    }
+
+    async fn write(&self, id: &ContainerId, _: &str, _: &[u8], _: Readers) -> DriverResult<PathBuf> {
+        self.make(format!("bundle {}", id.short()))?;
+        Ok(self.path(id))
+    }
+
+    async fn make_dir(&self, id: &ContainerId, _: &Path) -> DriverResult<()> {
+        self.make(format!("bundle {}", id.short()))
+    }
+
+    async fn read_spec(&self, _: &ContainerId) -> DriverResult<Vec<u8>> {
+        Err(DriverError::new(ErrorKind::NotFound, "the fake keeps no specs"))
+    }
+
+    async fn make_infra_rootfs(&self, id: &SandboxId) -> DriverResult<PathBuf> {
+        self.make(format!("pod files {}", id.short()))?;
+        Ok("/pause".into())
+    }
+
+    async fn remove(&self, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("bundle {}", id.short()))
+    }
+}
+
+#[async_trait]
+impl HostFiles for FakeNode {
+    async fn ensure_dir(&self, path: &Path) -> DriverResult<PathBuf> {
+        Ok(path.to_owned())
+    }
+
+    async fn exists(&self, _: &Path) -> bool {
+        false
+    }
+
+    async fn remove_file(&self, _: &Path) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn devices(&self, _: &Path) -> DriverResult<Vec<HostDevice>> {
+        Ok(Vec::new())
+    }
+
+    async fn all_devices(&self) -> DriverResult<Vec<HostDevice>> {
+        Ok(Vec::new())
+    }
+
+    async fn read(&self, path: &Path, _: u64) -> DriverResult<Vec<u8>> {
+        Err(DriverError::new(ErrorKind::NotFound, path.display().to_string()))
+    }
+}
+
+#[async_trait]
+impl Records for FakeNode {
+    async fn save_sandbox(&self, record: &SandboxRecord) -> DriverResult<()> {
+        self.state
+            .lock()
+            .unwrap()
+            .sandboxes
+            .insert(record.plan.id.clone(), record.clone());
+        self.write_record()
+    }
+
+    async fn forget_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
+        self.state.lock().unwrap().sandboxes.remove(id);
+        Ok(())
+    }
+
+    async fn save_container(&self, record: &ContainerRecord) -> DriverResult<()> {
+        self.state
+            .lock()
+            .unwrap()
+            .containers
+            .insert(record.plan.id.clone(), record.clone());
+        self.write_record()
+    }
+
+    async fn forget_container(&self, id: &ContainerId) -> DriverResult<()> {
+        self.state.lock().unwrap().containers.remove(id);
+        Ok(())
+    }
+
+    fn writable(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn load(&self) -> DriverResult<Loaded> {
+        let state = self.state.lock().unwrap();
+        Ok(Loaded {
+            sandboxes: state.sandboxes.values().cloned().collect(),
+            containers: state.containers.values().cloned().collect(),
+            ..Loaded::default()
+        })
+    }
+}

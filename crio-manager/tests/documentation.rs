@@ -1,0 +1,43 @@
+//! What the documentation says of the code.
+
+use std::path::{Path, PathBuf};
+
+/// Where the short paths of `docs/specification.md` begin.
+const BELOW: [(&str, &str); 7] = [
+    ("lifecycle/", "crio-manager/src"),
+    ("model/", "crio-manager/src"),
+    ("spec/", "crio-manager/src"),
+    ("drivers/", "crio-manager/src"),
+    ("service/", "crio-manager/src"),
+    ("e2e/", "tests"),
+    ("monitor/", "conmon-rs/tests"),
+];
+
+#[test]
+fn every_test_that_the_specification_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = std::fs::read_to_string(root.join("docs/specification.md")).unwrap();
+    let mut named = 0;
+    for line in text.lines().filter(|line| line.starts_with('|')) {
+        let mut file: Option<(PathBuf, String)> = None;
+        // What stands between backquotes.
+        for word in line.split('`').skip(1).step_by(2) {
+            if word.ends_with(".rs") {
+                let short = BELOW.iter().find(|(short, _)| word.starts_with(short));
+                let path = root.join(short.map_or("", |(_, below)| below)).join(word);
+                let code = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{word}: {error}"));
+                file = Some((path, code));
+            } else if let Some((path, code)) = &file
+                && word.contains('_')
+                && word
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            {
+                let declared = format!("fn {word}(");
+                assert!(code.contains(&declared), "{} has no test {word}", path.display());
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 100, "only {named} tests were found in the specification");
+}
