@@ -139,3 +139,32 @@ async fn pulls_and_removals_of_images_that_hang_are_told() {
     let removal = lifecycle.remove_image("image".to_owned());
     assert_eq!(told(&lifecycle, PATIENCE, removal).await, "remove image");
 }
+
+/// A container whose record cannot be read is known by that record until nothing of it is left, over any restart.
+#[tokio::test(start_paused = true)]
+async fn a_lost_container_is_removed_by_the_next_start_if_this_one_could_not() {
+    let node = FakeNode::new(Fails::Never);
+    let (id, sandbox) = {
+        let before = lifecycle(&node);
+        let cell = running(&before).await;
+        (cell.plan.id.clone(), cell.plan.sandbox_id.clone())
+    };
+    node.spoil_container_record(&id);
+    node.stuck_at.send_replace("unmount rootfs");
+    // Where its processes are would be in its bundle, which the fake does not keep.
+    let rootfs = format!("rootfs {}", id.short());
+    let stuck = lifecycle(&node);
+    stuck.restore().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(node.held().contains(&rootfs));
+
+    let next = lifecycle(&node);
+    assert_eq!(next.restore().await.unwrap().half_made, 1);
+    node.stuck_at.send_replace("");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!node.held().contains(&rootfs), "{:?}", node.held());
+    let last = lifecycle(&node);
+    assert_eq!(last.restore().await.unwrap().half_made, 0, "and then it is forgotten");
+    let sandbox = last.registry().sandbox(sandbox.as_str()).unwrap();
+    last.remove_sandbox(sandbox).await.unwrap();
+}
