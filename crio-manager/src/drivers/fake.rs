@@ -362,6 +362,7 @@ impl OciRuntime for FakeNode {
 #[async_trait]
 impl Monitor for FakeNode {
     async fn create(&self, launch: MonitorLaunch) -> DriverResult<Launched> {
+        self.enter("launch monitor").await;
         let limit = launch.handler.create_timeout;
         let monitor = self.spawn(Role::Monitor, launch.id.clone());
         self.make(format!("runtime state {}", launch.id.short()))?;

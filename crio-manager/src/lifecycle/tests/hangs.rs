@@ -45,6 +45,21 @@ async fn a_creation_that_hangs_in_a_mount_is_told_and_joined_by_the_next() {
     assert_eq!(retry.unwrap(), ContainerId::from_bytes([2; 32]), "the one under way");
 }
 
+/// Its own time limit ends a runtime that hangs, unless it cannot be killed.
+#[tokio::test(start_paused = true)]
+async fn a_creator_that_cannot_be_killed_is_told_and_given_up_with_its_pod() {
+    let node = FakeNode::new(Fails::Never);
+    let lifecycle = lifecycle(&node);
+    let id = lifecycle.run_sandbox(sandbox_plan(1)).await.unwrap();
+    let sandbox = lifecycle.registry().sandbox(id.as_str()).unwrap();
+    node.stuck_at.send_replace("launch monitor");
+    let limit = sandbox.handler.create_timeout + PATIENCE;
+    let create = lifecycle.create_container(sandbox.clone(), container_plan(2, &id));
+    assert_eq!(told(&lifecycle, limit, create).await, "launch monitor");
+    lifecycle.remove_sandbox(sandbox).await.unwrap();
+    assert_eq!(node.held(), NOTHING);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_hangs_at_its_namespaces_is_told_and_joined_by_the_next() {
     let node = FakeNode::new(Fails::Never);
