@@ -136,7 +136,8 @@ pub fn into_background(pidfile: Option<&Path>) -> io::Result<()> {
             if let Some(path) = pidfile {
                 write_pidfile(path, child)?;
             }
-            rustix::io::write(&grant, b"!")?;
+            rustix::io::write(&grant, b"!")
+                .map_err(|error| io::Error::other(format!("let the child in the background go on: {error}")))?;
             sys::exit_now(0)
         }
     }

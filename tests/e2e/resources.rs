@@ -219,7 +219,8 @@ async fn what_is_created_can_be_changed_and_what_has_exited_cannot(node: &mut No
 async fn bad_limits_are_refused_by_their_name(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("bad").await?;
     let id = pod.sh("c", "sleep 1000").await?;
-    let bad: [(&str, fn(&mut LinuxContainerResources)); 6] = [
+    type Change = fn(&mut LinuxContainerResources);
+    let bad: [(&str, Change); 6] = [
         ("cpu_period", |r| r.cpu_period = -1),
         ("cpu_quota", |r| r.cpu_quota = -2),
         ("memory_limit_in_bytes", |r| r.memory_limit_in_bytes = i64::MIN),

@@ -19,6 +19,8 @@ use tempfile::TempDir;
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 const STAGE: &str = "CONMON_TEST_STAGE";
+/// Where the monitor finds its sync pipe.
+pub const SYNC_FD: u64 = 5;
 pub const ID: &str = "0123456789abcdef";
 
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

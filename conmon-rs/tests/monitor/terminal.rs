@@ -50,7 +50,7 @@ fn serves_as_a_runtime_with_a_terminal() {
     fs::write(argument("PIDFILE"), container.id().to_string()).unwrap();
 }
 
-fn with_terminal<'a>(stage: &'a Stage, before: &str, container: &str) -> Launch<'a> {
+pub fn with_terminal<'a>(stage: &'a Stage, before: &str, container: &str) -> Launch<'a> {
     let test = std::env::current_exe().unwrap();
     let runtime = format!(
         "{before}

@@ -75,6 +75,7 @@ struct State {
     held: BTreeSet<String>,
     sandboxes: BTreeMap<SandboxId, SandboxRecord>,
     containers: BTreeMap<ContainerId, ContainerRecord>,
+    unreadable: BTreeSet<ContainerId>,
     processes: BTreeMap<u32, Arc<FakeProcess>>,
     exits: BTreeMap<String, Exit>,
     next_pid: u32,
@@ -176,6 +177,13 @@ impl FakeNode {
     /// Forgets the records of pods, as if they could not be read.
     pub fn lose_sandbox_records(&self) {
         self.state.lock().unwrap().sandboxes.clear();
+    }
+
+    /// Makes the record of a container one that cannot be read.
+    pub fn spoil_container_record(&self, id: &ContainerId) {
+        let mut state = self.state.lock().unwrap();
+        state.containers.remove(id);
+        state.unreadable.insert(id.clone());
     }
 
     /// Ends all processes without a word from their monitors, and boots anew.
@@ -377,6 +385,7 @@ impl OciRuntime for FakeNode {
 #[async_trait]
 impl Monitor for FakeNode {
     async fn create(&self, launch: MonitorLaunch) -> DriverResult<Launched> {
+        self.enter("launch monitor").await;
         let limit = launch.handler.create_timeout;
         let monitor = self.spawn(Role::Monitor, launch.id.clone());
         self.make(format!("runtime state {}", launch.id.short()))?;

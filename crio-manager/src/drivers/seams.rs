@@ -527,8 +527,12 @@ pub trait Records: Send + Sync {
     async fn forget_container(&self, id: &ContainerId) -> DriverResult<()>;
     /// Whether the last probe could write; from memory.
     fn writable(&self) -> Result<(), String>;
-    /// All there are. What cannot be read is put aside with a warning and touches nothing else.
+    /// All there are. What cannot be read is told with a warning, touches nothing else, and stays until it is set aside.
     async fn load(&self) -> DriverResult<Loaded>;
+    /// Puts a record that cannot be read where the administrator finds it, and no later start; `Ok` when there is none.
+    async fn set_aside_sandbox(&self, id: &SandboxId) -> DriverResult<()>;
+    /// The same for a container's.
+    async fn set_aside_container(&self, id: &ContainerId) -> DriverResult<()>;
 }
 
 /// The records of an earlier daemon.
@@ -538,7 +542,7 @@ pub struct Loaded {
     pub sandboxes: Vec<SandboxRecord>,
     /// Of containers.
     pub containers: Vec<ContainerRecord>,
-    /// Pod sandboxes whose record cannot be read and was put aside just now.
+    /// Pod sandboxes whose record cannot be read.
     pub lost_sandboxes: Vec<SandboxId>,
     /// Containers whose record cannot be read.
     pub lost_containers: Vec<ContainerId>,
