@@ -78,7 +78,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     served
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(mut config: Config) -> anyhow::Result<()> {
+    resolve_roots(&mut config)?;
     let _images_lock = lock(&config.crio.root.join(OURS))?;
     let _state_lock = lock(&config.manager.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
@@ -223,6 +224,15 @@ fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
         }
         Err((_, error)) => Err(error).with_context(|| path.display().to_string()),
     }
+}
+
+/// runc takes no root file system with a link in its path, and `/var/run` is one on every node of today.
+fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
+    for root in [&mut config.crio.root, &mut config.crio.runroot] {
+        let resolved = make_private_dir(root).and_then(|()| root.canonicalize());
+        *root = resolved.with_context(|| root.display().to_string())?;
+    }
+    Ok(())
 }
 
 async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
