@@ -12,7 +12,7 @@ export PATH="$PATH:$HOME/.cargo/bin"
 # Runtimes, the monitor we compare with, a user of it, CNI plugins, a registry and its password tool, what the tests look at.
 packages=(
     runc crun conmon podman containernetworking-plugins docker-registry apache2-utils iptables nftables iproute2 openssl
-    procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
+    mmdebstrap procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
 )
 
 updated=no
@@ -113,4 +113,5 @@ mkdir -p target
 install_packages
 fetch_busybox
 install_rust
+tests/hosts/tree.sh bookworm || say "no test host with systemd: its tests will say that they are skipped"
 say "done"

@@ -225,12 +225,16 @@ fn unique_cgroup() -> String {
     )
 }
 
-fn daemon_command(namespaces: &Namespaces, root: &Path) -> std::process::Command {
-    let directory = std::env::var_os("CRIO_MANAGER_BIN_DIR").map_or_else(
+/// Where the programs under test are.
+pub fn programs() -> PathBuf {
+    std::env::var_os("CRIO_MANAGER_BIN_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bin"),
         PathBuf::from,
-    );
-    let mut command = namespaces.command(directory.join("crio-manager"));
+    )
+}
+
+fn daemon_command(namespaces: &Namespaces, root: &Path) -> std::process::Command {
+    let mut command = namespaces.command(programs().join("crio-manager"));
     command
         .arg("--config")
         .arg(root.join("crio.conf"))
