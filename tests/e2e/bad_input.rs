@@ -399,7 +399,7 @@ async fn a_full_disk_loses_nothing(node: &mut Node) -> anyhow::Result<()> {
         .run("mount", &["-t", "tmpfs", "-o", "size=256k", "tmpfs", &state])?;
     node.restart().await?;
     let pod = node.running_host_pod("before").await?;
-    let id = pod.sh("c", "sleep 1000").await?;
+    let (id, other) = (pod.sh("c", "sleep 1000").await?, pod.sh("other", "sleep 1000").await?);
     let before = node.snapshot();
     let fill = format!("dd if=/dev/zero of={state}/fill bs=4096 2>/dev/null; true");
     node.namespaces.run("sh", &["-c", &fill])?;
@@ -409,7 +409,14 @@ async fn a_full_disk_loses_nothing(node: &mut Node) -> anyhow::Result<()> {
         "{error}"
     );
     assert!(error.message().contains("No space left"), "{error}");
+    let asked = Instant::now();
     assert_eq!(node.client.status(&id).await?.state(), ContainerState::ContainerRunning);
+    assert_eq!(node.client.containers(None).await?.len(), 2);
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    // Ending things needs no room.
+    node.client.stop(&other, 0).await?;
+    assert_eq!(node.client.status(&other).await?.exit_code, 137);
+    node.client.remove(&other).await?;
     node.namespaces.run("rm", &[&format!("{state}/fill")])?;
     node.nothing_more_than(&before).await?;
     node.client.run_pod(&node.host_network_pod("after")).await?;

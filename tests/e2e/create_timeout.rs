@@ -20,6 +20,7 @@ run_on!(runc:
     a_caller_that_gives_up_does_not_stop_the_creation,
     a_runtime_that_hangs_at_start_is_given_up,
     a_delete_that_fails_once_is_tried_again,
+    a_runtime_that_cannot_be_killed_is_told_and_removed_when_it_can,
 );
 
 /// Seconds.
@@ -179,5 +180,84 @@ async fn a_delete_that_fails_once_is_tried_again(node: &mut Node) -> anyhow::Res
     if node.client.remove(&id).await.is_err() {
         node.client.remove(&id).await?;
     }
+    node.nothing_more_than(&before).await
+}
+
+/// A frozen cgroup of version 1, in which nothing dies, not even of SIGKILL: as near as one gets to uninterruptible sleep.
+struct Ice(std::path::PathBuf);
+
+impl Ice {
+    /// `None` where there is no such controller.
+    fn beside(node: &Node) -> Option<Self> {
+        let root = std::path::Path::new("/sys/fs/cgroup/freezer");
+        let path = root.join(format!("{}-ice", node.cgroup_parent.trim_start_matches('/')));
+        root.join("cgroup.procs").exists().then(|| Ice(path))
+    }
+
+    fn turn(&self, state: &str) -> anyhow::Result<()> {
+        std::fs::write(self.0.join("freezer.state"), state)?;
+        Ok(())
+    }
+}
+
+impl Drop for Ice {
+    fn drop(&mut self) {
+        let _ = self.turn("THAWED");
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+async fn a_runtime_that_cannot_be_killed_is_told_and_removed_when_it_can(node: &mut Node) -> anyhow::Result<()> {
+    let Some(ice) = Ice::beside(node) else {
+        eprintln!("SKIPPED: no freezer of cgroup version 1, and in one of version 2 what is frozen can be killed");
+        return Ok(());
+    };
+    std::fs::create_dir(&ice.0)?;
+    let body = format!(
+        "if [ $verb = create ] && [ -e $DIR/misbehave ]; then\n\
+         echo $$ >{}/cgroup.procs; touch $DIR/reached; exec sleep 5555\nfi",
+        ice.0.display()
+    );
+    node.wrap_runtime("frozen", &body, CREATE_TIMEOUT).await?;
+    let config = node.pod("frozen");
+    let (pod, other) = (
+        node.running("frozen", config).await?,
+        node.running_host_pod("other").await?,
+    );
+    let before = node.snapshot();
+    std::fs::write(node.path("misbehave"), "")?;
+    let container = sh("c", &pod.image, "echo at last; exit 11");
+    let create = {
+        let (client, id, container, config) = (
+            pod.client.clone(),
+            pod.id.clone(),
+            container.clone(),
+            pod.config.clone(),
+        );
+        async move { client.create(&id, &container, &config).await }
+    };
+    let started = Instant::now();
+    let creation = tokio::spawn(create);
+    eventually("the runtime is at work", || Ok(node.path("reached").exists())).await?;
+    ice.turn("FROZEN")?;
+
+    // Nobody else is held.
+    assert_eq!(other.ran_sh("c", "exit 7").await?.exit_code, 7);
+    let error = creation.await?.unwrap_err();
+    assert!(error.message().contains("left behind: end processes"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    std::fs::remove_file(node.path("misbehave"))?;
+    // The name is free although the runtime is still there.
+    let id = node.client.run(&pod.id, &container, &pod.config).await?;
+    assert_eq!(node.client.exited(&id, Duration::from_secs(20)).await?.exit_code, 11);
+    node.client.remove(&id).await?;
+    assert_eq!(node.processes_with("sleep 5555").len(), 1);
+
+    ice.turn("THAWED")?;
+    eventually("what is left is removed", || {
+        Ok(node.log().contains("half-made object removed"))
+    })
+    .await?;
+    other.remove().await?;
     node.nothing_more_than(&before).await
 }

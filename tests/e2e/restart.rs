@@ -13,6 +13,7 @@ run_on!(runc, crun:
     exits_that_happened_meanwhile_are_known,
 );
 run_on!(runc:
+    a_stopped_manager_does_not_wait_for_a_call_that_hangs,
     a_stopped_manager_leaves_containers_running,
     a_creation_cut_off_by_a_kill_leaves_nothing,
     stopped_pods_and_exited_containers_stay_what_they_were,
@@ -145,6 +146,36 @@ async fn a_creation_cut_off_by_a_kill_leaves_nothing(node: &mut Node) -> anyhow:
     std::fs::remove_file(node.path("slow"))?;
     node.restart().await?;
     assert!(node.client.containers(None).await?.is_empty());
+    node.nothing_more_than(&before).await?;
+    node.client.run(&pod.id, &container, &pod.config).await?;
+    Ok(())
+}
+
+/// A call that never ends is left behind, within the time that the release notes promise, and its work is undone.
+async fn a_stopped_manager_does_not_wait_for_a_call_that_hangs(node: &mut Node) -> anyhow::Result<()> {
+    let body = "if [ $verb = create ] && [ -e $DIR/hang ]; then touch $DIR/reached; exec sleep 5555; fi";
+    node.wrap_runtime("stuck", body, 600).await?;
+    let config = node.pod("stuck");
+    let pod = node.running("stuck", config).await?;
+    let before = node.snapshot();
+    std::fs::write(node.path("hang"), "")?;
+    let container = sh("c", &pod.image, "exit 0");
+    let creation = tokio::spawn({
+        let (client, id, container, config) = (
+            pod.client.clone(),
+            pod.id.clone(),
+            container.clone(),
+            pod.config.clone(),
+        );
+        async move { client.create(&id, &container, &config).await }
+    });
+    eventually("the runtime is reached", || Ok(node.path("reached").exists())).await?;
+    let started = std::time::Instant::now();
+    node.stop().await?;
+    assert!(started.elapsed() < Duration::from_secs(36), "{:?}", started.elapsed());
+    refused(creation.await?);
+    std::fs::remove_file(node.path("hang"))?;
+    node.restart().await?;
     node.nothing_more_than(&before).await?;
     node.client.run(&pod.id, &container, &pod.config).await?;
     Ok(())

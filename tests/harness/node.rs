@@ -30,7 +30,8 @@ pub const GATEWAY: &str = "10.88.0.1";
 pub const REGISTRY_PORT: u16 = 5000;
 
 const READY_LIMIT: Duration = Duration::from_secs(20);
-const EXIT_LIMIT: Duration = Duration::from_secs(20);
+/// A daemon promises to be gone 35 seconds after SIGTERM.
+const EXIT_LIMIT: Duration = Duration::from_secs(45);
 /// How long the kernel and the monitors may take to be gone after the last removal.
 const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,9 @@
 
 mod files;
 
+use super::cgroup::Usage;
 use super::seams::*;
+use crate::model::container::Resources;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
@@ -46,6 +48,14 @@ pub struct FakeNode {
     boots: AtomicU32,
     /// Signals that were sent: process and number.
     pub signals: Mutex<Vec<(u32, i32)>>,
+    /// What the runtime was asked to change, as OCI JSON.
+    pub updates: Mutex<Vec<serde_json::Value>>,
+    /// The next update fails, when set.
+    pub fails_update: AtomicBool,
+    /// What every cgroup uses.
+    pub usage: Mutex<Usage>,
+    /// The limits that every cgroup has.
+    pub limits: Mutex<Resources>,
 }
 
 /// What a fake process does with a stop signal.
@@ -65,6 +75,7 @@ struct State {
     held: BTreeSet<String>,
     sandboxes: BTreeMap<SandboxId, SandboxRecord>,
     containers: BTreeMap<ContainerId, ContainerRecord>,
+    unreadable: BTreeSet<ContainerId>,
     processes: BTreeMap<u32, Arc<FakeProcess>>,
     exits: BTreeMap<String, Exit>,
     next_pid: u32,
@@ -101,6 +112,10 @@ impl FakeNode {
             blind: AtomicBool::new(false),
             boots: AtomicU32::new(1),
             signals: Mutex::default(),
+            updates: Mutex::default(),
+            fails_update: AtomicBool::new(false),
+            usage: Mutex::default(),
+            limits: Mutex::default(),
         })
     }
 
@@ -162,6 +177,13 @@ impl FakeNode {
     /// Forgets the records of pods, as if they could not be read.
     pub fn lose_sandbox_records(&self) {
         self.state.lock().unwrap().sandboxes.clear();
+    }
+
+    /// Makes the record of a container one that cannot be read.
+    pub fn spoil_container_record(&self, id: &ContainerId) {
+        let mut state = self.state.lock().unwrap();
+        state.containers.remove(id);
+        state.unreadable.insert(id.clone());
     }
 
     /// Ends all processes without a word from their monitors, and boots anew.
@@ -326,6 +348,15 @@ impl OciRuntime for FakeNode {
         self.make(format!("process {}", id.short()))
     }
 
+    async fn update(&self, _: &Handler, _: &ContainerId, resources_json: Vec<u8>) -> DriverResult<()> {
+        let mut updates = self.updates.lock().unwrap();
+        updates.push(serde_json::from_slice(&resources_json).unwrap());
+        if self.fails_update.swap(false, Ordering::SeqCst) {
+            return Err(DriverError::new(ErrorKind::Failed, "device or resource busy"));
+        }
+        Ok(())
+    }
+
     async fn delete(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
         self.release(format!("runtime state {}", id.short()))
     }
@@ -354,6 +385,7 @@ impl OciRuntime for FakeNode {
 #[async_trait]
 impl Monitor for FakeNode {
     async fn create(&self, launch: MonitorLaunch) -> DriverResult<Launched> {
+        self.enter("launch monitor").await;
         let limit = launch.handler.create_timeout;
         let monitor = self.spawn(Role::Monitor, launch.id.clone());
         self.make(format!("runtime state {}", launch.id.short()))?;
@@ -415,6 +447,22 @@ impl Cgroups for FakeNode {
 
     async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()> {
         self.release(format!("cgroup {}", cgroup.as_str()))
+    }
+
+    async fn usage(&self, _: &CgroupPath) -> DriverResult<Usage> {
+        Ok(self.usage.lock().unwrap().clone())
+    }
+
+    async fn limits(&self, _: &CgroupPath, _: Vec<String>) -> DriverResult<Resources> {
+        Ok(self.limits.lock().unwrap().clone())
+    }
+
+    async fn lift_cpu_quota(&self, _: &CgroupPath) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn set_oom_score_adj(&self, _: &CgroupPath, _: i32) -> DriverResult<()> {
+        Ok(())
     }
 
     fn describe(&self) -> CgroupSummary {

@@ -1,5 +1,5 @@
-//! The records of pods and containers: one file an object, synced. What cannot be read is moved to `quarantine/` with a
-//! warning: a broken record never keeps the daemon from starting.
+//! The records of pods and containers: one file an object, synced. What cannot be read is told with a warning, and
+//! moved to `quarantine/` once nothing is left of what it stands for: a broken record never keeps the daemon from starting.
 
 use super::record_file::{self, Survives, make_private_dir};
 use super::seams::{DriverError, DriverResult, ErrorKind, Loaded, Records};
@@ -81,6 +81,17 @@ impl RecordFiles {
         blocking(move || record_file::remove(&path)).await
     }
 
+    async fn set_aside(&self, path: PathBuf) -> DriverResult<()> {
+        let quarantine = self.root.join(QUARANTINE);
+        blocking(
+            move || match record_file::set_aside(&path, &quarantine, "it could not be read") {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                moved => moved.map(drop),
+            },
+        )
+        .await
+    }
+
     /// The records of a kind, and the ids of those that cannot be read.
     fn load_kind<R, K>(&self, kind: &str, id_of: impl Fn(&R) -> &Id<K>) -> DriverResult<(Vec<R>, Vec<Id<K>>)>
     where
@@ -96,9 +107,15 @@ impl RecordFiles {
                 Ok(_) => "it is another object's record".to_owned(),
                 Err(why) => why.to_string(),
             };
-            lost.extend(path.file_stem().and_then(|name| name.to_str()?.parse().ok()));
-            // A failure is in the log; the record is met again at the next start.
-            let _ = record_file::set_aside(&path, &self.root.join(QUARANTINE), &why);
+            match path.file_stem().and_then(|name| name.to_str()?.parse().ok()) {
+                // It stands for what is there of the object, until that is given back.
+                Some(id) => {
+                    tracing::warn!(file = %path.display(), why, "record cannot be used");
+                    lost.push(id);
+                }
+                // A failure is in the log; the record is met again at the next start.
+                None => drop(record_file::set_aside(&path, &self.root.join(QUARANTINE), &why)),
+            }
         }
         Ok((records, lost))
     }
@@ -126,6 +143,14 @@ impl Records for RecordFiles {
 
     fn writable(&self) -> Result<(), String> {
         self.writable.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn set_aside_sandbox(&self, id: &SandboxId) -> DriverResult<()> {
+        self.set_aside(self.file("sandboxes", id.as_str())).await
+    }
+
+    async fn set_aside_container(&self, id: &ContainerId) -> DriverResult<()> {
+        self.set_aside(self.file("containers", id.as_str())).await
     }
 
     async fn load(&self) -> DriverResult<Loaded> {

@@ -110,12 +110,23 @@ impl Lifecycle {
         Arc::new(failed).into()
     }
 
-    /// Forgets the record of what is gone.
+    /// Forgets the record of what is gone; one that nobody could read is kept for the administrator.
     async fn forget(&self, what: &HalfMade) {
         match what {
             HalfMade::Sandbox(record) => self.forget_sandbox(&record.plan.id).await,
             HalfMade::Container(record) => self.forget_container(&record.plan.id).await,
-            HalfMade::LostSandbox(_) | HalfMade::LostContainer(_) => {}
+            HalfMade::LostSandbox(id) => self.set_aside_sandbox(id).await,
+            HalfMade::LostContainer(id) => {
+                if let Err(error) = self.drivers().store.set_aside_container(id).await {
+                    warn!(container_id = %id, %error, "set record aside, ignoring: the next start does");
+                }
+            }
+        }
+    }
+
+    pub(super) async fn set_aside_sandbox(&self, id: &SandboxId) {
+        if let Err(error) = self.drivers().store.set_aside_sandbox(id).await {
+            warn!(sandbox_id = %id, %error, "set record aside, ignoring: the next start does");
         }
     }
 

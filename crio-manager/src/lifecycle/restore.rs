@@ -52,15 +52,15 @@ impl Lifecycle {
                 Progress::Making => half_made.push(HalfMade::Container(Box::new(record))),
             }
         }
-        let known = |id: &str| self.registry().sandbox(id).is_ok();
         half_made.extend(loaded.lost_containers.into_iter().map(HalfMade::LostContainer));
-        half_made.extend(
-            loaded
-                .lost_sandboxes
-                .into_iter()
-                .filter(|id| !known(id.as_str()))
-                .map(HalfMade::LostSandbox),
-        );
+        for id in loaded.lost_sandboxes {
+            if self.registry().sandbox(id.as_str()).is_ok() {
+                // Its containers stand for it now.
+                self.set_aside_sandbox(&id).await;
+            } else {
+                half_made.push(HalfMade::LostSandbox(id));
+            }
+        }
 
         let (sandboxes, containers) = self.registry().snapshot();
         let restored = Restored {
@@ -197,6 +197,7 @@ impl Lifecycle {
             namespaces: PinnedNamespaces::default(),
             files,
             infra: None,
+            resources: Default::default(),
         };
         self.registry()
             .sandbox_names

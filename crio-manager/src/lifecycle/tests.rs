@@ -1,6 +1,7 @@
 //! The order of things, on a node in memory that fails where it is told to.
 
 mod hangs;
+mod update;
 
 use super::Lifecycle;
 use super::SpecDefaults;
@@ -8,6 +9,7 @@ use super::error::Error;
 use crate::drivers::fake::{Fails, FakeNode, OnStop};
 use crate::model::container::Resources;
 use crate::model::name::{ContainerMetadata, PodMetadata};
+use crate::model::record::PodResources;
 use crate::model::security::{GroupsPolicy, NamespaceMode, Namespaces, Profile, RunAs, Security, SelinuxOptions};
 use crate::model::{ContainerId, ContainerPlan, ContainerState, SandboxId, SandboxPlan, SandboxState, Timestamp};
 use std::sync::Arc;
@@ -195,6 +197,48 @@ async fn a_create_that_runs_into_its_timeout_leaves_nothing_and_a_retry_succeeds
     assert_eq!(node.held(), before);
     node.hang_creates.store(false, Ordering::SeqCst);
     lifecycle.create_container(sandbox, alone(3)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_undo_cannot_give_back_is_told_and_given_back_later() {
+    let mut told = 0;
+    for release in 0..MORE_THAN_ALL_STEPS {
+        let node = FakeNode::new(Fails::Releasing(release));
+        let lifecycle = lifecycle(&node);
+        let mut plan = sandbox_plan(1);
+        plan.namespaces.pid = NamespaceMode::Container;
+        let id = lifecycle.run_sandbox(plan).await.unwrap();
+        let sandbox = lifecycle.registry().sandbox(id.as_str()).unwrap();
+        let before = node.held();
+        let create = |number| {
+            let mut plan = container_plan(number, &id);
+            plan.security.namespaces.pid = NamespaceMode::Container;
+            lifecycle.create_container(sandbox.clone(), plan)
+        };
+        node.hang_creates.store(true, Ordering::SeqCst);
+        let Err(Error::Create(failed)) = create(2).await else {
+            panic!("created")
+        };
+        if !failed.leftovers.is_empty() {
+            assert!(failed.to_string().contains("left behind: "), "{failed}");
+            told += 1;
+        }
+        // The name is free meanwhile.
+        node.hang_creates.store(false, Ordering::SeqCst);
+        let next = create(3).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(
+            !node.held().iter().any(|held| held.contains("0202")),
+            "{:?}",
+            node.held()
+        );
+        let next = lifecycle.registry().container(next.as_str()).unwrap();
+        if lifecycle.remove_container(next.clone()).await.is_err() {
+            lifecycle.remove_container(next).await.unwrap();
+        }
+        assert_eq!(node.held(), before, "release {release}");
+    }
+    assert!(told >= 4, "two cgroups, a bundle, a root file system: {told}");
 }
 
 #[tokio::test]

@@ -191,7 +191,17 @@ impl Records for FakeNode {
         Ok(Loaded {
             sandboxes: state.sandboxes.values().cloned().collect(),
             containers: state.containers.values().cloned().collect(),
-            ..Loaded::default()
+            lost_sandboxes: Vec::new(),
+            lost_containers: state.unreadable.iter().cloned().collect(),
         })
+    }
+
+    async fn set_aside_sandbox(&self, _: &SandboxId) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn set_aside_container(&self, id: &ContainerId) -> DriverResult<()> {
+        self.state.lock().unwrap().unreadable.remove(id);
+        Ok(())
     }
 }

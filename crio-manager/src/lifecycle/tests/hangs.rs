@@ -45,6 +45,21 @@ async fn a_creation_that_hangs_in_a_mount_is_told_and_joined_by_the_next() {
     assert_eq!(retry.unwrap(), ContainerId::from_bytes([2; 32]), "the one under way");
 }
 
+/// Its own time limit ends a runtime that hangs, unless it cannot be killed.
+#[tokio::test(start_paused = true)]
+async fn a_creator_that_cannot_be_killed_is_told_and_given_up_with_its_pod() {
+    let node = FakeNode::new(Fails::Never);
+    let lifecycle = lifecycle(&node);
+    let id = lifecycle.run_sandbox(sandbox_plan(1)).await.unwrap();
+    let sandbox = lifecycle.registry().sandbox(id.as_str()).unwrap();
+    node.stuck_at.send_replace("launch monitor");
+    let limit = sandbox.handler.create_timeout + PATIENCE;
+    let create = lifecycle.create_container(sandbox.clone(), container_plan(2, &id));
+    assert_eq!(told(&lifecycle, limit, create).await, "launch monitor");
+    lifecycle.remove_sandbox(sandbox).await.unwrap();
+    assert_eq!(node.held(), NOTHING);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_hangs_at_its_namespaces_is_told_and_joined_by_the_next() {
     let node = FakeNode::new(Fails::Never);
@@ -138,4 +153,33 @@ async fn pulls_and_removals_of_images_that_hang_are_told() {
     pull().await.unwrap();
     let removal = lifecycle.remove_image("image".to_owned());
     assert_eq!(told(&lifecycle, PATIENCE, removal).await, "remove image");
+}
+
+/// A container whose record cannot be read is known by that record until nothing of it is left, over any restart.
+#[tokio::test(start_paused = true)]
+async fn a_lost_container_is_removed_by_the_next_start_if_this_one_could_not() {
+    let node = FakeNode::new(Fails::Never);
+    let (id, sandbox) = {
+        let before = lifecycle(&node);
+        let cell = running(&before).await;
+        (cell.plan.id.clone(), cell.plan.sandbox_id.clone())
+    };
+    node.spoil_container_record(&id);
+    node.stuck_at.send_replace("unmount rootfs");
+    // Where its processes are would be in its bundle, which the fake does not keep.
+    let rootfs = format!("rootfs {}", id.short());
+    let stuck = lifecycle(&node);
+    stuck.restore().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(node.held().contains(&rootfs));
+
+    let next = lifecycle(&node);
+    assert_eq!(next.restore().await.unwrap().half_made, 1);
+    node.stuck_at.send_replace("");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!node.held().contains(&rootfs), "{:?}", node.held());
+    let last = lifecycle(&node);
+    assert_eq!(last.restore().await.unwrap().half_made, 0, "and then it is forgotten");
+    let sandbox = last.registry().sandbox(sandbox.as_str()).unwrap();
+    last.remove_sandbox(sandbox).await.unwrap();
 }
