@@ -41,24 +41,7 @@ impl Containerd {
             "mount -t tmpfs -o mode=755 tmpfs /run\nmkdir -p /run/netns /run/lock\nip link set lo up",
         )?;
         let registry = Registry::start(&namespaces, &root.join("registry"), 5000, Access::Open)?;
-        let log = fs::File::create(root.join("daemon.log"))?;
-        let mut outer = namespaces
-            .command("containerd")
-            .arg("--config")
-            .arg(root.join("config.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let (client, pid) = match ready(&root.join("containerd.sock"), &mut outer).await {
-            Ok(ready) => ready,
-            Err(error) => {
-                let _ = outer.kill();
-                let _ = outer.wait();
-                let log = fs::read_to_string(root.join("daemon.log")).unwrap_or_default();
-                return Err(error.context(log));
-            }
-        };
+        let (client, outer, pid) = start_daemon(&namespaces, root).await?;
         let containerd = Containerd {
             client,
             namespaces,
@@ -84,7 +67,14 @@ impl Containerd {
         self.registry.push(&self.namespaces, name, image)
     }
 
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    /// Starts the daemon again, once it is stopped.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        (self.client, self.outer, self.pid) = start_daemon(&self.namespaces, self.directory.path()).await?;
+        Ok(())
+    }
+
+    /// Ends the daemon alone; what runs goes on.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
         kill(self.pid, Signal::SIGTERM)?;
         let started = Instant::now();
         while self.outer.try_wait()?.is_none() {
@@ -104,6 +94,32 @@ impl Drop for Containerd {
             let _ = self.outer.wait();
         }
         leaks::remove_cgroups(&self.cgroup_parent);
+    }
+}
+
+async fn start_daemon(namespaces: &Namespaces, root: &Path) -> anyhow::Result<(Client, Child, Pid)> {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(root.join("daemon.log"))?;
+    let mut outer = namespaces
+        .command("containerd")
+        .arg("--config")
+        .arg(root.join("config.toml"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    match ready(&root.join("containerd.sock"), &mut outer).await {
+        Ok((client, pid)) => Ok((client, outer, pid)),
+        Err(error) => {
+            if let Some(pid) = child_of(pid_of(&outer)) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            let _ = outer.wait();
+            let log = fs::read_to_string(root.join("daemon.log")).unwrap_or_default();
+            Err(error.context(log))
+        }
     }
 }
 

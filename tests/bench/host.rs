@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
 use e2e::client::pod_security;
 use e2e::namespaces::Namespaces;
@@ -114,11 +116,34 @@ impl Host {
             .collect()
     }
 
+    /// Ends the daemon and starts it again; how long from then on until it has listed what runs.
+    pub async fn restart(&mut self) -> anyhow::Result<Duration> {
+        let before = self.client().containers(None).await?.len();
+        let began = match self {
+            Host::Ours(node) => {
+                node.stop().await?;
+                let began = Instant::now();
+                node.restart().await?;
+                began
+            }
+            Host::Theirs(containerd) => {
+                containerd.stop().await?;
+                let began = Instant::now();
+                containerd.start_again().await?;
+                began
+            }
+        };
+        let after = self.client().containers(None).await?.len();
+        let took = began.elapsed();
+        ensure!(before == after, "{after} containers after a restart, {before} before");
+        Ok(took)
+    }
+
     pub async fn stop(self) -> anyhow::Result<()> {
         self.client().remove_everything().await?;
         match self {
             Host::Ours(mut node) => node.stop().await,
-            Host::Theirs(containerd) => containerd.stop().await,
+            Host::Theirs(mut containerd) => containerd.stop().await,
         }
     }
 }

@@ -25,6 +25,8 @@ const CONTAINERS_A_POD: usize = 2;
 const LAYERS: usize = 10;
 const LAYER_BYTES: usize = 2_000_000;
 
+const RESTART: &str = "restart of the daemon, 100 containers running";
+
 /// Answers its stop signal at once.
 const OBEDIENT: &str = "trap 'exit 0' TERM; echo ready; sleep 1000 & wait";
 
@@ -61,7 +63,7 @@ async fn run(effort: Effort) -> anyhow::Result<()> {
             execs_at_once(host, &image, figures, effort.or(3, 20)).await?;
         }
     }
-    for (host, figures) in hosts.iter().zip(&mut figures) {
+    for (host, figures) in hosts.iter_mut().zip(&mut figures) {
         many(host, &image, figures, effort).await?;
     }
     let [ours, theirs] = hosts;
@@ -190,8 +192,8 @@ async fn pulls(host: &mut Host, figures: &mut Figures, effort: Effort) -> anyhow
 }
 
 /// Questions and memory with 10 and 100 containers.
-async fn many(host: &Host, image: &str, figures: &mut Figures, effort: Effort) -> anyhow::Result<()> {
-    let client = host.client();
+async fn many(host: &mut Host, image: &str, figures: &mut Figures, effort: Effort) -> anyhow::Result<()> {
+    let client = host.client().clone();
     let mut ids = Vec::new();
     let steps: &[(usize, [&'static str; 7])] = &[
         (
@@ -248,7 +250,11 @@ async fn many(host: &Host, image: &str, figures: &mut Figures, effort: Effort) -
         }
         note_memory(host, figures, rss, pss, Some((companions, *count)))?;
     }
-    client.remove_everything().await
+    for _ in 0..effort.or(1, 5) {
+        let took = host.restart().await?;
+        figures.entry(RESTART).or_default().add_ms(took);
+    }
+    host.client().remove_everything().await
 }
 
 fn note_memory(
@@ -321,6 +327,7 @@ fn print(figures: &[Figures; 2], floor: &BTreeMap<String, Samples>, effort: Effo
         ("RemovePodSandbox", &[]),
         ("pod down: the four", &["kill", "delete", "cni del"]),
         ("PullImage, 10 layers, 18 MB", &[]),
+        (RESTART, &[]),
     ] {
         let (ours, theirs) = both(what);
         let floor = if programs.is_empty() { None } else { bare(programs) };

@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 /// Far longer than anything takes.
 const DEADLINE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(2);
+/// In the environment of all that a stage starts: its directory.
+const MARK: &str = "BENCH_STAGE";
 
 #[derive(Debug, Clone)]
 pub struct Monitor {
@@ -88,6 +90,7 @@ impl Stage {
             .arg("--exit-dir")
             .arg(&bundle)
             .env("CONTAINER", container)
+            .env(MARK, self.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -153,7 +156,8 @@ impl Drop for Stage {
         for container in &self.containers {
             // Only what is still ours: the number may be another's by now.
             let environment = fs::read(format!("/proc/{container}/environ")).unwrap_or_default();
-            if environment.windows(6).any(|window| window == b"bench-") || environment.starts_with(b"CONTAINER=") {
+            let mark = format!("{MARK}={}\0", self.directory.path().display());
+            if environment.windows(mark.len()).any(|window| window == mark.as_bytes()) {
                 let _ = kill(*container, Signal::SIGKILL);
             }
         }
