@@ -17,6 +17,9 @@ E2E_THREADS ?= 2
 # Tests of Podman that run at the same time: they mostly wait.
 PODMAN_THREADS ?= 4
 
+# What `make bench` is told: --quick, monitors, node.
+BENCH ?=
+
 # crio-manager finds conmon-rs and crio-pause beside itself, so all of them are gathered here.
 BIN := target/bin
 
@@ -42,6 +45,7 @@ monitor: ## build the static programs alone: conmon-rs and crio-pause
 check: ## what review runs: formatting, lints, documentation, dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p e2e --test podman -- -D warnings # asked for by name, so not among all targets
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "check: cargo-deny is not installed, deny.toml was not applied"; fi
 
@@ -68,7 +72,10 @@ demo: ## install what is missing and show a pod from image to removal, with runc
 	then echo "make demo: PASSED"; \
 	else echo "make demo: FAILED: the reason is above"; exit 1; fi
 
-bench: demo ## the timeline and the memory of the demo; see docs/performance.md for what they mean
+bench: ## the monitor beside Debian's conmon, the node beside its containerd; BENCH="--quick monitors node" for parts of it
+	@$(MAKE) --no-print-directory setup release
+	cargo build --release -p e2e --bin bench
+	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) target/release/bench $(BENCH)
 
 doc: ## the documentation of the code, in target/doc
 	cargo doc --workspace --no-deps --document-private-items
