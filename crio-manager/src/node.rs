@@ -81,6 +81,7 @@ pub fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
 }
 
 async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
+    let started_with = config.clone();
     resolve_roots(&mut config)?;
     let _images_lock = lock(&config.crio.root.join(OURS))?;
     let _state_lock = lock(&config.manager.state_dir)?;
@@ -122,7 +123,7 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
                 _ = interrupt.recv() => break info!("SIGINT"),
                 _ = hangup.recv() => {
                     systemd::reloading().await;
-                    reload.run(&config, &lifecycle).await;
+                    reload.run(&started_with, &lifecycle).await;
                     systemd::ready(&lifecycle).await;
                 }
             }
