@@ -2,7 +2,9 @@
 
 mod files;
 
+use super::cgroup::Usage;
 use super::seams::*;
+use crate::model::container::Resources;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
@@ -46,6 +48,14 @@ pub struct FakeNode {
     boots: AtomicU32,
     /// Signals that were sent: process and number.
     pub signals: Mutex<Vec<(u32, i32)>>,
+    /// What the runtime was asked to change, as OCI JSON.
+    pub updates: Mutex<Vec<serde_json::Value>>,
+    /// The next update fails, when set.
+    pub fails_update: AtomicBool,
+    /// What every cgroup uses.
+    pub usage: Mutex<Usage>,
+    /// The limits that every cgroup has.
+    pub limits: Mutex<Resources>,
 }
 
 /// What a fake process does with a stop signal.
@@ -102,6 +112,10 @@ impl FakeNode {
             blind: AtomicBool::new(false),
             boots: AtomicU32::new(1),
             signals: Mutex::default(),
+            updates: Mutex::default(),
+            fails_update: AtomicBool::new(false),
+            usage: Mutex::default(),
+            limits: Mutex::default(),
         })
     }
 
@@ -334,6 +348,15 @@ impl OciRuntime for FakeNode {
         self.make(format!("process {}", id.short()))
     }
 
+    async fn update(&self, _: &Handler, _: &ContainerId, resources_json: Vec<u8>) -> DriverResult<()> {
+        let mut updates = self.updates.lock().unwrap();
+        updates.push(serde_json::from_slice(&resources_json).unwrap());
+        if self.fails_update.swap(false, Ordering::SeqCst) {
+            return Err(DriverError::new(ErrorKind::Failed, "device or resource busy"));
+        }
+        Ok(())
+    }
+
     async fn delete(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
         self.release(format!("runtime state {}", id.short()))
     }
@@ -424,6 +447,22 @@ impl Cgroups for FakeNode {
 
     async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()> {
         self.release(format!("cgroup {}", cgroup.as_str()))
+    }
+
+    async fn usage(&self, _: &CgroupPath) -> DriverResult<Usage> {
+        Ok(self.usage.lock().unwrap().clone())
+    }
+
+    async fn limits(&self, _: &CgroupPath, _: Vec<String>) -> DriverResult<Resources> {
+        Ok(self.limits.lock().unwrap().clone())
+    }
+
+    async fn lift_cpu_quota(&self, _: &CgroupPath) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn set_oom_score_adj(&self, _: &CgroupPath, _: i32) -> DriverResult<()> {
+        Ok(())
     }
 
     fn describe(&self) -> CgroupSummary {

@@ -7,6 +7,7 @@ use crate::model::{ContainerId, ProcessId, Timestamp};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::{Seek, Write};
 use std::process::Stdio;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -103,6 +104,14 @@ impl OciRuntime for CommandLine {
         Ok(())
     }
 
+    async fn update(&self, handler: &Handler, id: &ContainerId, resources_json: Vec<u8>) -> DriverResult<()> {
+        let what = format!("{} update", handler.name);
+        let input = memory_file(&resources_json).map_err(|error| DriverError::io(what, &error))?;
+        let arguments = ["update", "--resources", "-", id.as_str()];
+        run_reading(handler, &arguments, input.into(), COMMAND_LIMIT).await?;
+        Ok(())
+    }
+
     async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
         if !handler.root.join(id.as_str()).exists() {
             return Ok(());
@@ -141,12 +150,25 @@ impl OciRuntime for CommandLine {
 ///
 /// Errors: `NotFound` when the binary is missing, `TimedOut`, `Failed` with the runtime's own words.
 async fn run(handler: &Handler, arguments: &[&str], limit: Duration) -> DriverResult<String> {
+    run_reading(handler, arguments, Stdio::null(), limit).await
+}
+
+/// A file without a name that holds this, to be read from its beginning: unlike a pipe it takes any length at once.
+fn memory_file(content: &[u8]) -> std::io::Result<std::fs::File> {
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("input", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// The same with a standard input.
+async fn run_reading(handler: &Handler, arguments: &[&str], stdin: Stdio, limit: Duration) -> DriverResult<String> {
     let what = format!("{} {}", handler.name, arguments.first().unwrap_or(&""));
     let mut command = Command::new(&handler.path);
     command
         .args([OsStr::new("--root"), handler.root.as_os_str()])
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)

@@ -3,7 +3,9 @@
 //! Every `release`-like call (delete, remove, unmount, unpin, teardown, forget) is idempotent and accepts half-made
 //! things, so undo, Remove and restore are the same calls.
 
+use crate::drivers::cgroup::Usage;
 use crate::drivers::image::PullRequest;
+use crate::model::container::Resources;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
@@ -125,6 +127,9 @@ pub trait OciRuntime: Send + Sync {
 
     /// Starts a created container; returns once its own program runs, or the process is gone.
     async fn start(&self, handler: &Handler, id: &ContainerId, process: ProcessId) -> DriverResult<()>;
+
+    /// Changes the limits of a container that stands; `resources_json` is OCI's `LinuxResources`.
+    async fn update(&self, handler: &Handler, id: &ContainerId, resources_json: Vec<u8>) -> DriverResult<()>;
 
     /// Deletes it with force; `Ok` when the runtime knows nothing of it.
     async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()>;
@@ -296,6 +301,18 @@ pub trait Cgroups: Send + Sync {
 
     /// Removes it and those beneath; `Ok` when it is gone.
     async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()>;
+
+    /// What it and those beneath it use.
+    async fn usage(&self, cgroup: &CgroupPath) -> DriverResult<Usage>;
+
+    /// The limits it has now, every one that the kernel has; of the files of cgroup v2 those named in `unified`.
+    async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources>;
+
+    /// Takes the CPU quota away; `Ok` where there is none.
+    async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()>;
+
+    /// Sets the `oom_score_adj` of every process in it.
+    async fn set_oom_score_adj(&self, cgroup: &CgroupPath, value: i32) -> DriverResult<()>;
 
     /// Whether memory, hugetlb and so on can be limited here; a sentence for Status.
     fn describe(&self) -> CgroupSummary;

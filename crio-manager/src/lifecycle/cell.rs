@@ -1,14 +1,15 @@
 //! One sandbox or container: what was asked, its state, who watches it, and the lock that orders its verbs.
 
 use crate::drivers::seams::ProcessHandle;
+use crate::model::container::Resources;
 use crate::model::record::{
-    ContainerFacts, ContainerRecord, Handler, MonitoredProcess, Progress, SandboxFacts, SandboxRecord,
+    ContainerFacts, ContainerRecord, Handler, MonitoredProcess, PodResources, Progress, SandboxFacts, SandboxRecord,
 };
 use crate::model::{
     CgroupPath, ContainerEvent, ContainerPlan, ContainerState, Refused, SandboxEvent, SandboxPlan, SandboxState,
 };
 use crate::model::{container, sandbox};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -25,6 +26,8 @@ pub struct SandboxCell {
     /// The boot it was made in.
     boot_id: String,
     state: watch::Sender<SandboxState>,
+    /// Its limits now.
+    resources: Mutex<PodResources>,
     /// Orders stop and remove. Held across awaits, as `written` is, and nothing else.
     pub operation: tokio::sync::Mutex<()>,
     /// Creations in this pod share it; a stop takes it alone, to wait for them. Held across awaits.
@@ -54,6 +57,7 @@ impl SandboxCell {
     ) -> Self {
         let (state, _) = watch::channel(facts.state);
         Self {
+            resources: Mutex::new(facts.resources.clone()),
             plan,
             handler,
             cgroup_parent,
@@ -77,8 +81,14 @@ impl SandboxCell {
     pub fn facts(&self) -> SandboxFacts {
         SandboxFacts {
             state: self.state(),
+            resources: self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ..self.made_of.clone()
         }
+    }
+
+    /// Notes other limits.
+    pub fn set_resources(&self, resources: PodResources) {
+        *self.resources.lock().unwrap_or_else(PoisonError::into_inner) = resources;
     }
 
     /// Its own process, when it has one.
@@ -136,6 +146,8 @@ pub struct ContainerCell {
     pub operation: tokio::sync::Mutex<()>,
     /// Orders writes of its record.
     pub written: tokio::sync::Mutex<Written>,
+    /// Its limits now: those of the plan until they are changed.
+    resources: Mutex<Resources>,
     /// The deadline of the stop under way, which later stops may bring forward.
     pub stopping: Mutex<Option<watch::Sender<Instant>>>,
 }
@@ -161,6 +173,7 @@ impl ContainerCell {
     ) -> Self {
         let (state, _) = watch::channel(facts.state.clone());
         Self {
+            resources: Mutex::new(plan.resources.clone()),
             plan,
             handler,
             cgroup_parent,
@@ -198,6 +211,16 @@ impl ContainerCell {
         outcome
     }
 
+    /// Its limits now.
+    pub fn resources(&self) -> Resources {
+        self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes limits that have been set.
+    pub fn set_resources(&self, resources: Resources) {
+        *self.resources.lock().unwrap_or_else(PoisonError::into_inner) = resources;
+    }
+
     /// Waits until it has exited. Watching, not polling.
     pub async fn exited(&self) {
         let mut states = self.state.subscribe();
@@ -208,7 +231,11 @@ impl ContainerCell {
     /// What to write down about it now.
     pub fn record(&self) -> ContainerRecord {
         ContainerRecord {
-            plan: self.plan.clone(),
+            // The limits as they are, so that they are known after a restart.
+            plan: ContainerPlan {
+                resources: self.resources(),
+                ..self.plan.clone()
+            },
             handler: self.handler.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             progress: Progress::Made(ContainerFacts {

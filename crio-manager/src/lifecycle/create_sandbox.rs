@@ -8,7 +8,9 @@ use super::release;
 use super::under_way::PATIENCE;
 use super::undo::Undo;
 use crate::drivers::seams::{Launched, MonitorLaunch, Readers};
-use crate::model::record::{Handler, MonitoredProcess, PinnedNamespaces, Progress, SandboxFacts, SandboxRecord};
+use crate::model::record::{
+    Handler, MonitoredProcess, PinnedNamespaces, PodResources, Progress, SandboxFacts, SandboxRecord,
+};
 use crate::model::security::NamespaceMode;
 use crate::model::{CgroupPath, ContainerId, SandboxId, SandboxPlan, SandboxState};
 use std::sync::Arc;
@@ -108,6 +110,7 @@ impl Lifecycle {
             namespaces,
             files,
             infra,
+            resources: PodResources::default(),
         };
         let made = SandboxRecord {
             progress: Progress::Made(facts.clone()),

@@ -29,6 +29,14 @@ pub enum Error {
         /// Created or exited.
         state: &'static str,
     },
+    /// The new memory limit is below what is in use.
+    #[error("memory limit of {limit} bytes: {used} bytes are in use")]
+    MemoryInUse {
+        /// Asked for, in bytes.
+        limit: u64,
+        /// Without the file cache that can be dropped at once, in bytes.
+        used: u64,
+    },
     /// The object's state refuses the verb.
     #[error(transparent)]
     WrongState(#[from] Refused),

@@ -24,6 +24,7 @@ mod stop;
 mod tests;
 mod under_way;
 mod undo;
+mod update;
 
 pub use error::Error;
 pub use specify::{ImageVolumes, SpecDefaults};

@@ -197,6 +197,7 @@ impl Lifecycle {
             namespaces: PinnedNamespaces::default(),
             files,
             infra: None,
+            resources: Default::default(),
         };
         self.registry()
             .sandbox_names

@@ -1,6 +1,7 @@
 //! The order of things, on a node in memory that fails where it is told to.
 
 mod hangs;
+mod update;
 
 use super::Lifecycle;
 use super::SpecDefaults;
@@ -8,6 +9,7 @@ use super::error::Error;
 use crate::drivers::fake::{Fails, FakeNode, OnStop};
 use crate::model::container::Resources;
 use crate::model::name::{ContainerMetadata, PodMetadata};
+use crate::model::record::PodResources;
 use crate::model::security::{GroupsPolicy, NamespaceMode, Namespaces, Profile, RunAs, Security, SelinuxOptions};
 use crate::model::{ContainerId, ContainerPlan, ContainerState, SandboxId, SandboxPlan, SandboxState, Timestamp};
 use std::sync::Arc;

@@ -127,6 +127,41 @@ pub struct Resources {
     pub unified: Pairs,
 }
 
+impl Resources {
+    /// What holds once `asked` has been set: what it does not say (`None`, empty, an `oom_score_adj` of 0) stays. A
+    /// memory limit without a word about swap stands for both.
+    pub fn updated_by(&self, asked: &Self) -> Self {
+        let word = |new: &str, old: &str| if new.is_empty() { old } else { new }.to_owned();
+        let mut hugepage_limits = asked.hugepage_limits.clone();
+        let of_before = self.hugepage_limits.iter();
+        hugepage_limits.extend(
+            of_before
+                .filter(|(size, _)| asked.hugepage_limits.iter().all(|(new, _)| new != size))
+                .cloned(),
+        );
+        let mut unified = self.unified.clone();
+        unified.extend(asked.unified.clone());
+        Self {
+            cpu_period_us: asked.cpu_period_us.or(self.cpu_period_us),
+            cpu_quota_us: asked.cpu_quota_us.or(self.cpu_quota_us),
+            cpu_shares: asked.cpu_shares.or(self.cpu_shares),
+            cpuset_cpus: word(&asked.cpuset_cpus, &self.cpuset_cpus),
+            cpuset_mems: word(&asked.cpuset_mems, &self.cpuset_mems),
+            memory_limit_bytes: asked.memory_limit_bytes.or(self.memory_limit_bytes),
+            memory_swap_limit_bytes: match asked.memory_limit_bytes {
+                Some(_) => asked.memory_swap_limit_bytes,
+                None => asked.memory_swap_limit_bytes.or(self.memory_swap_limit_bytes),
+            },
+            oom_score_adj: match asked.oom_score_adj {
+                0 => self.oom_score_adj,
+                asked => asked,
+            },
+            hugepage_limits,
+            unified,
+        }
+    }
+}
+
 /// ```text
 ///                ┌────────────── Exited ──────────────┐
 ///   Created ─────┤                                    ▼
@@ -300,6 +335,36 @@ mod tests {
                 started_at: Some(Timestamp::from_nanos(5))
             }
         );
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_say() {
+        let before = Resources {
+            cpu_shares: Some(100),
+            memory_limit_bytes: Some(64),
+            memory_swap_limit_bytes: Some(128),
+            cpuset_cpus: "0".into(),
+            oom_score_adj: 5,
+            hugepage_limits: vec![("2MB".into(), 1), ("1GB".into(), 2)],
+            unified: [("memory.high".to_owned(), "1".to_owned())].into(),
+            ..Resources::default()
+        };
+        let asked = Resources {
+            cpu_quota_us: Some(-1),
+            memory_limit_bytes: Some(96),
+            hugepage_limits: vec![("2MB".into(), 7)],
+            unified: [("io.weight".to_owned(), "2".to_owned())].into(),
+            ..Resources::default()
+        };
+        let after = before.updated_by(&asked);
+        assert_eq!((after.cpu_shares, after.cpu_quota_us), (Some(100), Some(-1)));
+        assert_eq!(
+            (after.memory_limit_bytes, after.memory_swap_limit_bytes),
+            (Some(96), None)
+        );
+        assert_eq!((after.cpuset_cpus.as_str(), after.oom_score_adj), ("0", 5));
+        assert_eq!(after.hugepage_limits, [("2MB".into(), 7), ("1GB".into(), 2)]);
+        assert_eq!(after.unified.len(), 2);
     }
 
     #[test]

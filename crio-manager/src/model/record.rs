@@ -1,5 +1,6 @@
 //! What is written down about an object: intent before the first act, facts once it stands.
 
+use super::container::Resources;
 use super::{CgroupPath, ContainerPlan, ContainerState, ProcessId, SandboxPlan, SandboxState};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +80,18 @@ pub struct SandboxFacts {
     pub files: SandboxFiles,
     /// The process that holds the pod's shared PID namespace, when it has one.
     pub infra: Option<MonitoredProcess>,
+    /// The pod's limits, as the client last told them. A record written before there was the field has none.
+    #[serde(default)]
+    pub resources: PodResources,
+}
+
+/// Limits of a whole pod, which its client sets in the pod's cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodResources {
+    /// What the pod costs beside its containers.
+    pub overhead: Resources,
+    /// What its containers may use together.
+    pub resources: Resources,
 }
 
 /// Files that hold a pod's namespaces open; `None` means the host's.

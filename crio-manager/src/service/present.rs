@@ -145,7 +145,7 @@ pub fn container_status(cell: &ContainerCell) -> v1::ContainerStatus {
             .map(|path| path.display().to_string())
             .unwrap_or_default(),
         resources: Some(v1::ContainerResources {
-            linux: Some(resources(&plan.resources)),
+            linux: Some(resources(&cell.resources())),
             windows: None,
         }),
         image_id: cell.made_of.image_id.clone(),

@@ -324,9 +324,12 @@ impl RuntimeService for Runtime {
 
     async fn update_container_resources(
         &self,
-        _: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Reply<v1::UpdateContainerResourcesResponse> {
-        later("UpdateContainerResources")
+        let (id, resources) = parse::update_container(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        self.lifecycle.update_container(&id, resources).await.map_err(status)?;
+        reply(v1::UpdateContainerResourcesResponse {})
     }
 
     async fn exec(&self, _: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
@@ -386,9 +389,12 @@ impl RuntimeService for Runtime {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Reply<v1::UpdatePodSandboxResourcesResponse> {
-        later("UpdatePodSandboxResources")
+        let (id, resources) = parse::update_sandbox(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("sandbox_id", &id);
+        self.lifecycle.update_sandbox(&id, resources).await.map_err(status)?;
+        reply(v1::UpdatePodSandboxResourcesResponse {})
     }
 
     type StreamPodSandboxesStream = Empty<Result<v1::StreamPodSandboxesResponse, Status>>;

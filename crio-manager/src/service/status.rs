@@ -12,7 +12,9 @@ pub fn status(error: Error) -> Status {
     let code = match &error {
         Error::NoSuchContainer(_) | Error::NoSuchSandbox(_) => Code::NotFound,
         Error::Ambiguous(_) => Code::InvalidArgument,
-        Error::SandboxNotReady(_) | Error::NotRunning { .. } | Error::WrongState(_) => Code::FailedPrecondition,
+        Error::SandboxNotReady(_) | Error::NotRunning { .. } | Error::MemoryInUse { .. } | Error::WrongState(_) => {
+            Code::FailedPrecondition
+        }
         Error::TimedOut { .. } | Error::UnderWay { .. } => Code::DeadlineExceeded,
         Error::Create(failed) => code_of_part(failed.cause.kind),
         Error::Step {

@@ -3,7 +3,10 @@
 //! On a hybrid node a cgroup is made in every hierarchy, the version 2 one included: its `cgroup.kill` ends all
 //! processes at once, where version 1 must freeze, signal and thaw.
 
+mod limits;
+
 use crate::model::CgroupPath;
+use crate::model::container::Resources;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -327,6 +330,28 @@ impl Tree {
         Ok(counts.filter_map(|counts| counts.get("oom_kill").copied()).sum())
     }
 
+    /// Whom the kernel kills first, for every process that is in the cgroup.
+    fn set_oom_score_adj(&self, cgroup: &CgroupPath, value: i32) -> Result<()> {
+        let mut open = Vec::new();
+        for pid in self.pids(cgroup)? {
+            let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+            match fs::OpenOptions::new().write(true).open(&path) {
+                Ok(file) => open.push((pid, path, file)),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(file_error(&path, "open for writing")(error)),
+            }
+        }
+        // Still listed after it was opened: the file is of the process in here, not of a later one of its number.
+        let listed: BTreeSet<u32> = self.pids(cgroup)?.into_iter().collect();
+        for (_, path, mut file) in open.into_iter().filter(|(pid, ..)| listed.contains(pid)) {
+            match io::Write::write_all(&mut file, value.to_string().as_bytes()) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                written => written.map_err(file_error(&path, "write"))?,
+            }
+        }
+        Ok(())
+    }
+
     fn pids(&self, cgroup: &CgroupPath) -> Result<Vec<u32>> {
         let mut pids = BTreeSet::new();
         for (_, dir) in self.directories(cgroup) {
@@ -483,6 +508,18 @@ impl Cgroupfs {
     pub async fn usage(&self, cgroup: &CgroupPath) -> Result<Usage> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.usage(&cgroup)).await
+    }
+
+    /// The limits that it has now; of the files of version 2 those named in `unified`.
+    pub async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> Result<Resources> {
+        let cgroup = cgroup.clone();
+        self.blocking(move |tree| tree.limits(&cgroup, &unified)).await
+    }
+
+    /// Sets the `oom_score_adj` of every process in it.
+    pub async fn set_oom_score_adj(&self, cgroup: &CgroupPath, value: i32) -> Result<()> {
+        let cgroup = cgroup.clone();
+        self.blocking(move |tree| tree.set_oom_score_adj(&cgroup, value)).await
     }
 
     /// How often the kernel killed in this cgroup or below for want of memory.

@@ -1,9 +1,10 @@
 //! cgroupfs as the lifecycle sees it.
 
 use super::cgroupfs::Cgroupfs;
-use super::{Error, Mode};
+use super::{Error, Limits, Mode, Usage};
 use crate::drivers::seams::{CgroupSummary, Cgroups, DriverError, DriverResult, Entrance, ErrorKind};
 use crate::model::CgroupPath;
+use crate::model::container::Resources;
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,6 +38,26 @@ impl Cgroups for Cgroupfs {
 
     async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()> {
         Ok(Cgroupfs::remove(self, cgroup).await?)
+    }
+
+    async fn usage(&self, cgroup: &CgroupPath) -> DriverResult<Usage> {
+        Ok(Cgroupfs::usage(self, cgroup).await?)
+    }
+
+    async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources> {
+        Ok(Cgroupfs::limits(self, cgroup, unified).await?)
+    }
+
+    async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()> {
+        let none = Limits {
+            cpu_quota_us: Some(-1),
+            ..Limits::default()
+        };
+        Ok(self.set_limits(cgroup, &none).await?)
+    }
+
+    async fn set_oom_score_adj(&self, cgroup: &CgroupPath, value: i32) -> DriverResult<()> {
+        Ok(Cgroupfs::set_oom_score_adj(self, cgroup, value).await?)
     }
 
     fn describe(&self) -> CgroupSummary {

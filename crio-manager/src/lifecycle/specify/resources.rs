@@ -1,7 +1,10 @@
 //! What a container may use.
 
+use super::json;
+use crate::drivers::seams::DriverResult;
 use crate::model::container;
 use crate::spec::resources::{CpuQuota, HugepageLimit, Resources};
+use crate::spec::{self, Node};
 
 pub(super) fn resources(asked: &container::Resources, pids_limit: Option<u64>, memory_minimum_bytes: u64) -> Resources {
     // In CRI -1 says unlimited, which is also what leaving it out says.
@@ -29,4 +32,29 @@ pub(super) fn resources(asked: &container::Resources, pids_limit: Option<u64>, m
         unified: asked.unified.clone(),
         memory_minimum_bytes,
     }
+}
+
+/// Changes to the limits of a container that stands, as OCI JSON. "Unlimited" has to be said here, but
+/// for a quota, which `Cgroups` lifts.
+pub(in crate::lifecycle) fn specify_update(
+    asked: &container::Resources,
+    node: &Node,
+    memory_minimum_bytes: u64,
+) -> DriverResult<Vec<u8>> {
+    let unlimited = |value: Option<i64>| value.map(|value| u64::try_from(value).unwrap_or(u64::MAX));
+    let changes = Resources {
+        cpu_quota: asked
+            .cpu_quota_us
+            .and_then(|us| u64::try_from(us).ok())
+            .map(CpuQuota::PerPeriodUs),
+        memory_limit_bytes: unlimited(asked.memory_limit_bytes),
+        memory_swap_limit_bytes: unlimited(asked.memory_swap_limit_bytes),
+        ..resources(asked, None, memory_minimum_bytes)
+    };
+    let mut adjustments = Vec::new();
+    let changes = spec::resources::update(&changes, node, &mut adjustments)?;
+    for adjustment in adjustments {
+        tracing::warn!("{adjustment}");
+    }
+    Ok(json(&changes)?)
 }

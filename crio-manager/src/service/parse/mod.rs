@@ -19,6 +19,7 @@ pub use filter::{Filter, container_filter, sandbox_filter};
 pub use image::{image, pull_image};
 pub use name::id;
 pub use path::absolute;
+pub use resources::{update_container, update_sandbox};
 pub use sandbox::run_pod_sandbox;
 
 use crate::model::name::Pairs;

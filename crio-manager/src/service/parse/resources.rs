@@ -1,7 +1,8 @@
 //! What a container may use.
 
-use super::{Parsed, pairs, wrong};
+use super::{Parsed, id, pairs, required, wrong};
 use crate::model::container::Resources;
+use crate::model::record::PodResources;
 use cri::v1;
 
 /// Limits of `oom_score_adj`.
@@ -54,6 +55,22 @@ pub(super) fn resources(asked: v1::LinuxContainerResources) -> Parsed<Resources>
     })
 }
 
+/// UpdateContainerResources: the container, and what changes.
+pub fn update_container(request: v1::UpdateContainerResourcesRequest) -> Parsed<(String, Resources)> {
+    let container = id("container_id", request.container_id)?;
+    Ok((container, resources(required("linux", request.linux)?)?))
+}
+
+/// UpdatePodSandboxResources: the pod, and its limits.
+pub fn update_sandbox(request: v1::UpdatePodSandboxResourcesRequest) -> Parsed<(String, PodResources)> {
+    let sandbox = id("pod_sandbox_id", request.pod_sandbox_id)?;
+    let limits = PodResources {
+        overhead: resources(request.overhead.unwrap_or_default())?,
+        resources: resources(request.resources.unwrap_or_default())?,
+    };
+    Ok((sandbox, limits))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::service::parse::tests::{parsed_container, refused};
@@ -68,5 +85,28 @@ mod tests {
         refused(resources(|r| r.cpu_shares = -1), "cpu_shares");
         refused(resources(|r| r.memory_limit_in_bytes = -2), "memory_limit");
         refused(resources(|r| r.cpuset_cpus = "0-1;x".into()), "cpuset_cpus");
+    }
+
+    #[test]
+    fn an_update_that_says_nothing_or_nonsense_is_refused() {
+        let request = |linux| v1::UpdateContainerResourcesRequest {
+            container_id: "x".into(),
+            linux,
+            ..Default::default()
+        };
+        refused(super::update_container(request(None)), "linux");
+        let linux = v1::LinuxContainerResources {
+            cpu_quota: -2,
+            ..Default::default()
+        };
+        refused(super::update_container(request(Some(linux.clone()))), "cpu_quota");
+        refused(
+            super::update_sandbox(v1::UpdatePodSandboxResourcesRequest {
+                pod_sandbox_id: "x".into(),
+                resources: Some(linux),
+                ..Default::default()
+            }),
+            "cpu_quota",
+        );
     }
 }
