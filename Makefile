@@ -17,6 +17,9 @@ E2E_THREADS ?= 2
 # Tests of Podman that run at the same time: they mostly wait.
 PODMAN_THREADS ?= 4
 
+# What `make bench` is told: --quick, monitors, node.
+BENCH ?=
+
 # crio-manager finds conmon-rs and crio-pause beside itself, so all of them are gathered here.
 BIN := target/bin
 
@@ -68,7 +71,10 @@ demo: ## install what is missing and show a pod from image to removal, with runc
 	then echo "make demo: PASSED"; \
 	else echo "make demo: FAILED: the reason is above"; exit 1; fi
 
-bench: demo ## the timeline and the memory of the demo; see docs/performance.md for what they mean
+bench: ## the monitor beside Debian's conmon, the node beside its containerd; BENCH="--quick monitors node" for parts of it
+	@$(MAKE) --no-print-directory setup release
+	cargo build --release -p e2e --bin bench
+	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) target/release/bench $(BENCH)
 
 doc: ## the documentation of the code, in target/doc
 	cargo doc --workspace --no-deps --document-private-items

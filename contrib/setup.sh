@@ -9,9 +9,9 @@ fail() { echo "setup: $*" >&2; exit 1; }
 export HOME=${HOME:-/root}
 export PATH="$PATH:$HOME/.cargo/bin"
 
-# Runtimes, the monitor we compare with, a user of it, CNI plugins, a registry and its password tool, what the tests look at.
+# Runtimes, a user of monitors, the monitor and the daemon we compare with, CNI plugins, a registry and its password tool, what the tests look at.
 packages=(
-    runc crun conmon podman containernetworking-plugins docker-registry apache2-utils iptables nftables iproute2 openssl
+    runc crun podman conmon containerd containernetworking-plugins docker-registry apache2-utils iptables nftables iproute2 openssl
     procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
 )
 

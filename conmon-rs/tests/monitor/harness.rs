@@ -209,6 +209,7 @@ pub struct Launch<'a> {
     deaf: bool,
     attach_pipe: bool,
     wrapper: &'static [&'static str],
+    program: PathBuf,
 }
 
 impl<'a> Launch<'a> {
@@ -231,6 +232,7 @@ impl<'a> Launch<'a> {
             deaf: false,
             attach_pipe: false,
             wrapper: &[],
+            program: env!("CARGO_BIN_EXE_conmon-rs").into(),
         }
     }
 
@@ -263,6 +265,12 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Another monitor than ours.
+    pub fn with_program(mut self, program: &Path) -> Self {
+        self.program = program.to_owned();
+        self
+    }
+
     pub fn with_attach_pipe(mut self) -> Self {
         self.command.env("_OCI_ATTACHPIPE", "9");
         self.attach_pipe = true;
@@ -284,7 +292,7 @@ impl<'a> Launch<'a> {
         self.command
             .args(["-c", &script, "sh"])
             .args(self.wrapper)
-            .arg(env!("CARGO_BIN_EXE_conmon-rs"))
+            .arg(&self.program)
             .args(&self.arguments);
         let mut child = self.command.spawn().unwrap();
         let sync = BufReader::new(child.stdout.take().unwrap());

@@ -18,6 +18,7 @@ mod real_runtime;
 mod reopen;
 mod rotation;
 mod runtime_failures;
+mod side_by_side;
 mod sync_pipe;
 mod terminal;
 mod timeout;
