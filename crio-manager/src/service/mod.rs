@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod image;
 pub mod listener;
+pub mod local;
 pub mod manager;
 pub mod parse;
 pub mod portions;
