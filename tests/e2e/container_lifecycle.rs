@@ -134,7 +134,10 @@ async fn the_end_of_a_container_is_that_of_its_process(node: &mut Node) -> anyho
     let written = std::fs::metadata(node.path("exits").join(&id))?.modified()?;
     let written = i64::try_from(written.duration_since(std::time::UNIX_EPOCH)?.as_nanos())?;
     let late = Duration::from_nanos(u64::try_from(written - status.finished_at)?);
-    assert!(late >= Duration::from_millis(900), "the exit file came {late:?} after the end");
+    assert!(
+        late >= Duration::from_millis(900),
+        "the exit file came {late:?} after the end"
+    );
     Ok(())
 }
 

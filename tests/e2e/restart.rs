@@ -109,8 +109,13 @@ async fn exits_that_happened_meanwhile_are_known(node: &mut Node) -> anyhow::Res
 /// The exit record says more than the exit file; where it cannot be read, the exit file is believed.
 async fn a_spoilt_exit_record_costs_no_exit_code(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("spoilt").await?;
-    let id = pod.sh("c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done").await?;
-    eventually("the trap is set", || Ok(node.said("spoilt", "c", "stdout")?.contains("ready"))).await?;
+    let id = pod
+        .sh("c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done")
+        .await?;
+    eventually("the trap is set", || {
+        Ok(node.said("spoilt", "c", "stdout")?.contains("ready"))
+    })
+    .await?;
     let pid = node.client.pid(&id).await?;
     node.kill9().await?;
     node.namespaces.run("kill", &["-TERM", &pid.to_string()])?;
