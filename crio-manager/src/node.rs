@@ -92,6 +92,7 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     let (drivers, images) = drivers(&config).await?;
     let lifecycle = Lifecycle::new(drivers, spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
+    tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
     let socket = listener::listen(&config.api.listen).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);

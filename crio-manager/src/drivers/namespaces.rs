@@ -8,7 +8,8 @@ mod sysctl;
 
 pub use sysctl::{Sysctl, SysctlRefused};
 
-use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, NamespacePins};
+use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, InterfaceTraffic, NamespacePins};
+use crate::drivers::traffic;
 use crate::model::record::PinnedNamespaces;
 use crate::model::security::NamespaceMode;
 use crate::model::{SandboxId, SandboxPlan};
@@ -444,6 +445,10 @@ impl NamespacePins for Namespaces {
 
     async fn unpin(&self, id: &SandboxId) -> DriverResult<()> {
         Ok(Namespaces::unpin(self, id.as_str()).await?)
+    }
+
+    async fn traffic(&self, namespace: &Path) -> DriverResult<Vec<InterfaceTraffic>> {
+        traffic::of_namespace(namespace).await
     }
 }
 

@@ -19,6 +19,7 @@ mod remove;
 mod restore;
 mod specify;
 mod start;
+pub mod stats;
 mod stop;
 #[cfg(test)]
 mod tests;
