@@ -20,6 +20,7 @@ mod restore;
 mod specify;
 mod start;
 mod stop;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod under_way;
