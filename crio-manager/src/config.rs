@@ -21,7 +21,7 @@ use std::time::Duration;
 use oci_spec::runtime::Capability;
 use thiserror::Error;
 
-pub use keys::{Key, command_line_keys};
+pub use keys::{Key, command_line_keys, restart_needed};
 pub use layers::{Sources, load};
 pub use print::{commented_defaults, effective};
 pub use value::SOCKET_PATH_MAX;
@@ -474,6 +474,13 @@ pub struct Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.place, self.key, self.message)
+    }
+}
+
+/// Says them in the log.
+pub fn log_warnings(warnings: Vec<Warning>) {
+    for warning in warnings {
+        tracing::warn!(place = %warning.place, key = warning.key, "configuration: {}", warning.message);
     }
 }
 

@@ -13,6 +13,7 @@
 //! - `config`: files, environment and flags → one checked configuration
 //! - `cli`: the command line; `logging`: the daemon's own log
 //! - `node`: builds the drivers from the configuration, hands them to the rooms, serves until SIGTERM
+//! - `systemd`: what the service manager is told; `reload`: what SIGHUP changes
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod cli;
@@ -22,6 +23,8 @@ pub mod lifecycle;
 pub mod logging;
 pub mod model;
 pub mod node;
+pub mod reload;
 pub mod service;
 pub mod spec;
 pub mod streaming;
+pub mod systemd;

@@ -1,7 +1,9 @@
 //! The daemon's own log: events of `tracing` on standard error, where systemd's journal takes them.
 
 use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Config, LogFormat};
 
@@ -9,10 +11,18 @@ use crate::config::{Config, LogFormat};
 const LIBRARIES: &str =
     "h2=info,hyper=info,hyper_util=info,rustls=info,reqwest=info,netlink_proto=info,tonic=info,tower=info";
 
-/// Sets up the log of this process, once.
-///
-/// Errors: `log_targets` is not a list of directives; a log was set up before.
-pub fn start(config: &Config) -> anyhow::Result<()> {
+/// Changes what of this process's log is written.
+pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+
+impl LogFilter {
+    /// Writes from here on what `filter` lets through. Errors: the log is gone.
+    pub fn replace(&self, filter: EnvFilter) -> anyhow::Result<()> {
+        self.0.reload(filter).context("change the log's filter")
+    }
+}
+
+/// What the configuration wants written. Errors: `log_targets` is not a list of directives.
+pub fn filter(config: &Config) -> anyhow::Result<EnvFilter> {
     let level = config.runtime.log_level.as_str();
     let targets = &config.manager.log_targets;
     let directives = [level, LIBRARIES, targets]
@@ -21,19 +31,26 @@ pub fn start(config: &Config) -> anyhow::Result<()> {
         .copied()
         .collect::<Vec<_>>()
         .join(",");
-    let filter = EnvFilter::try_new(&directives)
-        .with_context(|| format!("crio_manager.log_targets: {targets:?} is not a list of target=level"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let result = match config.manager.log_format {
-        LogFormat::Text => log.with_ansi(false).try_init(),
-        LogFormat::Json => log
+    EnvFilter::try_new(&directives)
+        .with_context(|| format!("crio_manager.log_targets: {targets:?} is not a list of target=level"))
+}
+
+/// Sets up the log of this process, once.
+///
+/// Errors: `log_targets` is not a list of directives; a log was set up before.
+pub fn start(config: &Config) -> anyhow::Result<LogFilter> {
+    let (filter, handle) = reload::Layer::new(filter(config)?);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.manager.log_format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines
             .json()
             .flatten_event(true)
             .with_current_span(true)
             .with_span_list(true)
-            .try_init(),
+            .boxed(),
     };
-    result.map_err(|error| anyhow::anyhow!("the log can't be set up: {error}"))
+    let set_up = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    set_up.map_err(|error| anyhow::anyhow!("the log can't be set up: {error}"))?;
+    Ok(LogFilter(handle))
 }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use crio_manager::cli::{self, Invocation, VersionFormat};
 use crio_manager::config::{self, Config, Sources};
-use crio_manager::{logging, node};
+use crio_manager::logging::{self, LogFilter};
+use crio_manager::node;
+use crio_manager::reload::Reload;
 
 fn main() -> ExitCode {
     match run(cli::from_process()) {
@@ -20,7 +22,10 @@ fn main() -> ExitCode {
 
 fn run(invocation: Invocation) -> anyhow::Result<()> {
     match invocation {
-        Invocation::Serve(sources) => node::serve(load_and_log(&sources)?),
+        Invocation::Serve(sources) => {
+            let (config, log) = load_and_log(&sources)?;
+            node::serve(config, Reload { sources, log })
+        }
         Invocation::PrintConfig(sources) => {
             let (config, warnings) = config::load(&sources)?;
             warnings.iter().for_each(|warning| eprintln!("crio-manager: {warning}"));
@@ -28,7 +33,7 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
         }
         Invocation::PrintDefaultConfig => print(&config::commented_defaults()),
         Invocation::LoadImage { sources, file } => {
-            for (id, tags) in node::load_images(&load_and_log(&sources)?, &file)? {
+            for (id, tags) in node::load_images(&load_and_log(&sources)?.0, &file)? {
                 print(&format!("{}\n", [&[id], tags.as_slice()].concat().join(" ")))?;
             }
             Ok(())
@@ -42,13 +47,11 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
 }
 
 /// The configuration, checked, with its warnings in the log that it describes.
-fn load_and_log(sources: &Sources) -> anyhow::Result<Config> {
+fn load_and_log(sources: &Sources) -> anyhow::Result<(Config, LogFilter)> {
     let (config, warnings) = config::load(sources)?;
-    logging::start(&config)?;
-    for warning in warnings {
-        tracing::warn!(place = %warning.place, key = warning.key, "configuration: {}", warning.message);
-    }
-    Ok(config)
+    let log = logging::start(&config)?;
+    config::log_warnings(warnings);
+    Ok((config, log))
 }
 
 /// `println!` would panic when the reader of a pipe has left.

@@ -19,6 +19,7 @@ use crate::drivers::seams::Drivers;
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
 use crate::model::record::Handler;
+use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
 use crate::service::listener::{self, CallSpans};
@@ -30,6 +31,7 @@ use crate::spec::seccomp::{Arch, KernelVersion};
 use crate::spec::security::{Inheritable, capabilities_of_mask};
 use crate::spec::{Node, Support};
 use crate::streaming::{Address, Server, TlsFiles};
+use crate::systemd;
 use anyhow::Context as _;
 use cri::manager::v1::LoadImageRequest;
 use cri::manager::v1::manager_server::ManagerServer;
@@ -64,7 +66,7 @@ const WORKER_THREADS: usize = 2;
 /// Serves until SIGTERM or SIGINT. Containers go on running.
 ///
 /// Errors: another daemon has the same root or socket; a directory cannot be made; the records cannot be listed.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+pub fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     if let Err(error) = child::raise_open_files() {
         warn!(%error, "raise the limit of open files, ignoring");
@@ -74,21 +76,23 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let served = runtime.block_on(run(config));
+    let served = runtime.block_on(run(config, reload));
     // What blocks in the kernel cannot be broken off, and must not keep the daemon from leaving.
     runtime.shutdown_timeout(LEAVE_LIMIT);
     served
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, reload: Reload) -> anyhow::Result<()> {
     let _images_lock = lock(&config.crio.root.join(OURS))?;
     let _state_lock = lock(&config.manager.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
     let (drivers, images) = drivers(&config).await?;
     let lifecycle = Lifecycle::new(drivers, spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
+    tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
     let socket = listener::listen(&config.api.listen).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
@@ -116,12 +120,27 @@ async fn run(config: Config) -> anyhow::Result<()> {
             let _ = stopped.wait_for(|stop| *stop).await;
         });
     let signals = async {
-        tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM"),
-            _ = interrupt.recv() => info!("SIGINT"),
+        systemd::ready(&lifecycle).await;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break info!("SIGTERM"),
+                _ = interrupt.recv() => break info!("SIGINT"),
+                _ = hangup.recv() => {
+                    systemd::reloading().await;
+                    reload.run(&config, &lifecycle).await;
+                    systemd::ready(&lifecycle).await;
+                }
+            }
         }
+        systemd::stopping().await;
         stop.send_replace(true);
         std::future::pending::<()>().await;
+    };
+    let told = async {
+        tokio::join!(
+            systemd::keep_status(lifecycle.clone()),
+            systemd::keep_watchdog(config.api.listen.clone())
+        );
     };
     // Calls under way are waited for, but not one that never ends.
     let too_long = async {
@@ -131,6 +150,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         served = server => served.context("serve")?,
         () = signals => {}
+        () = told => {}
         () = too_long => warn!("calls are still under way, leaving; their callers may ask again"),
     }
     stop_streaming.cancel();
@@ -343,7 +363,10 @@ fn limit(limit: Limit) -> Option<u64> {
     }
 }
 
-fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
+/// What the configuration decides about every container.
+///
+/// Errors: a profile cannot be read; a limit has no such name.
+pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
     let env = |variable: &EnvVariable| EnvVar {
         name: variable.name.clone(),
         value: variable.value.clone(),

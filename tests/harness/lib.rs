@@ -11,6 +11,7 @@ pub mod namespaces;
 pub mod node;
 pub mod podman;
 pub mod registry;
+pub mod service_manager;
 pub mod terminal;
 
 use std::panic::AssertUnwindSafe;
@@ -21,6 +22,7 @@ use futures::FutureExt as _;
 pub use client::{Client, RunningPod, container, refused, sh};
 pub use image::TestImage;
 pub use node::{Node, Runtime, Setup};
+pub use service_manager::ServiceManager;
 
 /// No test of ours takes longer, on the slowest machine.
 const TEST_LIMIT: Duration = Duration::from_secs(180);

@@ -21,6 +21,7 @@ use crate::client::Client;
 use crate::leaks;
 use crate::namespaces::{KEEPER, Namespaces, child_of, pid_of};
 use crate::registry::Registry;
+use crate::service_manager::ServiceManager;
 
 /// The bridge that the CNI configuration makes; it outlives its pods by design.
 pub const BRIDGE: &str = "e2e0";
@@ -74,6 +75,7 @@ pub struct Node {
     root: PathBuf,
     daemon: Option<Daemon>,
     registry: Option<Registry>,
+    service_manager: Option<ServiceManager>,
     pods_made: AtomicU32,
     /// Ids whose leftovers are not the daemon's fault.
     given_up: Vec<String>,
@@ -98,7 +100,7 @@ impl Node {
         make_directories(&root)?;
         write_configuration(&root, setup.runtime)?;
         let namespaces = Namespaces::create(&preparation(setup.runtime))?;
-        let (client, daemon) = start_daemon(&namespaces, &root).await?;
+        let (client, daemon) = start_daemon(&namespaces, &root, None).await?;
         Ok(Node {
             runtime: setup.runtime,
             client,
@@ -107,6 +109,7 @@ impl Node {
             root,
             daemon: Some(daemon),
             registry: None,
+            service_manager: None,
             pods_made: AtomicU32::new(0),
             given_up: Vec::new(),
             _temporary: temporary,
@@ -145,9 +148,24 @@ impl Node {
     /// Starts the daemon again, after stopping it where it runs.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.stop().await?;
-        let (client, daemon) = start_daemon(&self.namespaces, &self.root).await?;
+        let (client, daemon) = start_daemon(&self.namespaces, &self.root, self.service_manager.as_ref()).await?;
         (self.client, self.daemon) = (client, Some(daemon));
         Ok(())
+    }
+
+    /// Starts the daemon again, as the service of a service manager that wants a ping in this time.
+    pub async fn restart_as_a_service(&mut self, watchdog: Duration) -> anyhow::Result<ServiceManager> {
+        let manager = ServiceManager::listen(&self.path("notify.sock"), watchdog)?;
+        self.service_manager = Some(manager.clone());
+        self.restart().await?;
+        Ok(manager)
+    }
+
+    /// Has the daemon read a drop-in file, in place, with SIGHUP.
+    pub fn reload_with(&self, name: &str, toml: &str) -> anyhow::Result<()> {
+        fs::write(self.path("crio.conf.d").join(name), toml)?;
+        let daemon = self.daemon.as_ref().context("no daemon runs")?;
+        Ok(kill(daemon.pid, Signal::SIGHUP)?)
     }
 
     /// Adds a drop-in file to the configuration and restarts the daemon with it.
@@ -239,10 +257,19 @@ fn daemon_command(namespaces: &Namespaces, root: &Path) -> std::process::Command
     command
 }
 
-async fn start_daemon(namespaces: &Namespaces, root: &Path) -> anyhow::Result<(Client, Daemon)> {
+async fn start_daemon(
+    namespaces: &Namespaces,
+    root: &Path,
+    service_manager: Option<&ServiceManager>,
+) -> anyhow::Result<(Client, Daemon)> {
     let path = root.join("daemon.log");
     let log = fs::File::options().create(true).append(true).open(&path)?;
-    let mut outer = daemon_command(namespaces, root)
+    let mut command = daemon_command(namespaces, root);
+    if let Some(manager) = service_manager {
+        command.env("NOTIFY_SOCKET", &manager.socket);
+        command.env("WATCHDOG_USEC", manager.watchdog.as_micros().to_string());
+    }
+    let mut outer = command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

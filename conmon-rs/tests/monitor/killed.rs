@@ -3,7 +3,7 @@
 
 use crate::harness::{Launch, Stage, eventually};
 use crate::terminal::with_terminal;
-use crate::tracer::{Victim, trace};
+use crate::tracer::{Trace, Victim, trace};
 
 /// The whole sweep: each stop instead of each [`STRIDE`]th.
 const WHOLE: &str = "CONMON_TEST_WHOLE_SWEEP";
@@ -13,7 +13,7 @@ const CONTAINER: &str = "exec sleep 4321";
 
 fn sweep(victim: Victim, launch: impl Fn(&Stage) -> Launch<'_>) {
     let stage = Stage::new();
-    let (whole_life, stops) = trace(&stage, launch(&stage), victim, None);
+    let (whole_life, Trace { stops, .. }) = trace(&stage, launch(&stage), victim, None);
     assert!(stops > 20, "{stops} stops are no start");
     drop(whole_life);
     drop(stage);
@@ -82,7 +82,7 @@ fn daemon(stage: &Stage) -> Launch<'_> {
 #[test]
 fn an_original_killed_anywhere_leaves_a_daemon_or_nothing() {
     let stage = Stage::new();
-    let (life, stops) = trace(&stage, daemon(&stage), Victim::Original, None);
+    let (life, Trace { stops, .. }) = trace(&stage, daemon(&stage), Victim::Original, None);
     drop(life);
     drop(stage);
     for stop in (1..=stops).filter(|stop| stop % STRIDE == 0 || stop + 8 > stops) {
@@ -124,4 +124,21 @@ fn a_daemon_killed_anywhere_in_an_exec_with_a_client_leaves_a_parent_that_knows(
         ];
         launch.without("--sync").args(words).args([stage.path("bundle")])
     });
+}
+
+/// The runtime has just been forked, and never ends by itself.
+#[test]
+fn a_runtime_never_outlives_a_monitor_that_is_killed_right_after_its_fork() {
+    let stage = Stage::new();
+    let (life, Trace { runtime, .. }) = trace(&stage, stage.create(CONTAINER), Victim::Original, None);
+    drop(life);
+    drop(stage);
+    let forked = runtime.expect("a runtime was started");
+    for stop in forked + 1..=forked + 6 {
+        let stage = Stage::new();
+        let launch = stage.create_with_runtime("exec sleep 1234", "");
+        let (monitor, _) = trace(&stage, launch, Victim::Original, Some(stop));
+        assert_eq!(monitor.sync_message(), None, "after stop {stop}");
+        nothing_stays(&stage, monitor.pid(), stop);
+    }
 }

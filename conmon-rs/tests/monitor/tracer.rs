@@ -29,8 +29,8 @@ const STOPS_AFTER_THE_MESSAGE: usize = 2;
 /// Starts a monitor and stops it where each of its system calls begins and where it ends.
 ///
 /// At the stop numbered `at`, or a little after its first message to the parent, it is killed; without such a number it is
-/// let go there. Gives how many stops there were.
-pub fn trace<'a>(stage: &'a Stage, launch: Launch<'a>, victim: Victim, at: Option<usize>) -> (Running<'a>, usize) {
+/// let go there.
+pub fn trace<'a>(stage: &'a Stage, launch: Launch<'a>, victim: Victim, at: Option<usize>) -> (Running<'a>, Trace) {
     let gate = stage.path("gate");
     rustix::fs::mkfifoat(rustix::fs::CWD, &gate, rustix::fs::Mode::RWXU).unwrap();
     let mut running = launch.wrapped_in(HELD).start();
@@ -52,10 +52,23 @@ pub fn trace<'a>(stage: &'a Stage, launch: Launch<'a>, victim: Victim, at: Optio
         victim,
         runs: false,
         stops: 0,
+        runtime: None,
         last: None,
     };
     while tracer.goes_on(at) {}
-    (running, tracer.stops)
+    let trace = Trace {
+        stops: tracer.stops,
+        runtime: tracer.runtime,
+    };
+    (running, trace)
+}
+
+/// What was seen of a monitor.
+pub struct Trace {
+    /// How often it was stopped.
+    pub stops: usize,
+    /// How many stops there were when it forked the runtime.
+    pub runtime: Option<usize>,
 }
 
 struct Tracer {
@@ -65,6 +78,7 @@ struct Tracer {
     /// It is the monitor's program that runs, not a shell before it.
     runs: bool,
     stops: usize,
+    runtime: Option<usize>,
     /// The stop at which there is nothing more to see, once the message is written.
     last: Option<usize>,
 }
@@ -132,6 +146,7 @@ impl Tracer {
             self.followed = child;
         } else {
             ptrace::detach(child, None).unwrap();
+            self.runtime.get_or_insert(self.stops);
         }
     }
 

@@ -41,6 +41,21 @@ impl Key {
         format!("CONTAINER_{}", self.flag().replace('-', "_").to_ascii_uppercase())
     }
 
+    /// Whether a reload is enough for a change of it.
+    pub fn is_live(&self) -> bool {
+        LIVE.contains(&(self.table, self.name))
+    }
+
+    /// The sentence, and what a change of the key needs.
+    pub fn explanation(&self) -> String {
+        let needs = if self.is_live() {
+            " Live: a reload is enough."
+        } else {
+            ""
+        };
+        format!("{}{needs}", self.sentence)
+    }
+
     /// Whether the flag may stand without a value, for `true`.
     pub fn is_switch(&self) -> bool {
         matches!((self.write)(&Config::default()).as_str(), "true" | "false")
@@ -50,6 +65,19 @@ impl Key {
 /// What the command line and the environment can set.
 pub fn command_line_keys() -> impl Iterator<Item = &'static Key> {
     KEYS.iter()
+}
+
+/// The keys that differ between two configurations and that no reload changes.
+pub fn restart_needed(running: &Config, new: &Config) -> Vec<String> {
+    let keys = KEYS.iter().filter(|key| !key.is_live());
+    let mut differ: Vec<_> = keys
+        .filter(|key| (key.write)(running) != (key.write)(new))
+        .map(Key::path)
+        .collect();
+    if running.runtimes != new.runtimes {
+        differ.push("crio.runtime.runtimes".to_owned());
+    }
+    differ
 }
 
 macro_rules! key {
@@ -110,6 +138,22 @@ pub static TABLES: [(&str, &str); 6] = [
     ("crio.image", "Images."),
     ("crio.network", "The pod network."),
     ("crio_manager", "Keys of crio-manager's own."),
+];
+
+/// The keys that a reload (SIGHUP) changes; all others, and the handlers, need a restart. Whatever is here reaches the
+/// daemon in `reload`.
+static LIVE: [(&str, &str); 11] = [
+    ("crio.runtime", "add_inheritable_capabilities"),
+    ("crio.runtime", "default_capabilities"),
+    ("crio.runtime", "default_env"),
+    ("crio.runtime", "default_ulimits"),
+    ("crio.runtime", "log_level"),
+    ("crio.runtime", "pids_limit"),
+    ("crio.runtime", "read_only"),
+    ("crio.runtime", "seccomp_profile"),
+    ("crio.image", "image_volumes"),
+    ("crio_manager", "log_targets"),
+    ("crio_manager", "pause_path"),
 ];
 
 pub static KEYS: [Key; 49] = [
@@ -546,3 +590,26 @@ pub static TABLES_NOT_USED: [&str; 6] = [
     "crio.stats",
     "crio.tracing",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_live_exists() {
+        for live in LIVE {
+            assert!(KEYS.iter().any(|key| (key.table, key.name) == live), "{live:?}");
+        }
+    }
+
+    #[test]
+    fn a_restart_is_needed_for_what_is_not_live() {
+        let mut new = Config::default();
+        new.runtime.log_level = super::super::LogLevel::Trace;
+        assert_eq!(restart_needed(&Config::default(), &new), [""; 0]);
+        new.api.listen = "/run/other.sock".into();
+        new.runtimes.insert("runc".to_owned(), RuntimeHandler::named("runc"));
+        let needed = restart_needed(&Config::default(), &new);
+        assert_eq!(needed, ["crio.api.listen", "crio.runtime.runtimes"]);
+    }
+}

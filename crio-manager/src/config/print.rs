@@ -12,6 +12,8 @@ const HEAD: &str = "\
 #
 # Read in this order, the last one wins: /etc/crio/crio.conf, the *.conf files of /etc/crio/crio.conf.d by name,
 # the environment (CONTAINER_LOG_LEVEL for log_level), the command line (--log-level). Tables merge key by key.
+# `systemctl reload` (SIGHUP) reads it all again: what is marked as live changes for what begins afterwards, the rest
+# waits for a restart, and with an error in it everything stays as it was.
 # An unknown key is a warning, a wrong value stops the start. `crio-manager config` prints what is in force.
 ";
 
@@ -24,7 +26,7 @@ pub fn commented_defaults() -> String {
         for key in KEYS.iter().filter(|key| key.table == table) {
             entry(
                 &mut text,
-                key.sentence,
+                &key.explanation(),
                 key.name,
                 &(key.write)(&config),
                 Shown::Commented,
@@ -55,7 +57,7 @@ pub fn effective(config: &Config) -> String {
             } else {
                 Shown::Live
             };
-            entry(&mut text, key.sentence, key.name, &value, shown);
+            entry(&mut text, &key.explanation(), key.name, &value, shown);
         }
         if table == "crio.runtime" {
             for (name, runtime) in &config.runtimes {

@@ -38,6 +38,24 @@ pub fn born_in(command: &mut Command, entrance: Vec<OwnedFd>) {
     }
 }
 
+/// What a service manager says to this daemon and to nobody else.
+const SERVICE_MANAGER: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+];
+
+/// Keeps the service manager's words from the command: a runtime that finds `NOTIFY_SOCKET` would hand it to the
+/// container, and wait for the container to be ready.
+pub fn hides_the_service_manager(command: &mut Command) {
+    for name in SERVICE_MANAGER {
+        command.env_remove(name);
+    }
+}
+
 /// Has the kernel kill the command when this daemon ends: what it began would otherwise go on behind the back of the
 /// next daemon, which undoes what it finds. Children of the command are not concerned.
 #[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.

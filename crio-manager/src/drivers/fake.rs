@@ -489,6 +489,10 @@ impl NamespacePins for FakeNode {
         })
     }
 
+    async fn traffic(&self, _: &Path) -> DriverResult<Vec<InterfaceTraffic>> {
+        Ok(Vec::new())
+    }
+
     async fn unpin(&self, id: &SandboxId) -> DriverResult<()> {
         self.enter("unpin namespaces").await;
         self.release(format!("namespaces {}", id.short()))

@@ -17,3 +17,4 @@ pub mod record_file;
 pub mod runtime;
 pub mod seams;
 pub mod store;
+mod traffic;

@@ -9,7 +9,8 @@ mod sysctl;
 
 pub use sysctl::{Sysctl, SysctlRefused};
 
-use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, NamespacePins};
+use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, InterfaceTraffic, NamespacePins};
+use crate::drivers::traffic;
 use crate::model::record::PinnedNamespaces;
 use crate::model::security::NamespaceMode;
 use crate::model::{SandboxId, SandboxPlan};
@@ -450,6 +451,10 @@ impl NamespacePins for Namespaces {
 
     async fn dial(&self, netns: Option<&Path>, port: u16) -> DriverResult<TcpStream> {
         dial::dial(netns, port).await
+    }
+
+    async fn traffic(&self, namespace: &Path) -> DriverResult<Vec<InterfaceTraffic>> {
+        traffic::of_namespace(namespace).await
     }
 }
 

@@ -173,6 +173,7 @@ async fn run_reading(handler: &Handler, arguments: &[&str], stdin: Stdio, limit:
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
+    super::child::hides_the_service_manager(&mut command);
     super::child::dies_with_us(&mut command);
     let mut child = command.spawn().map_err(|error| missing(&handler.path, &error))?;
     let group = child

@@ -405,6 +405,32 @@ pub trait NamespacePins: Send + Sync {
 
     /// Connects to a port on the loopback interface of this network namespace; `None` is the host's.
     async fn dial(&self, netns: Option<&Path>, port: u16) -> DriverResult<TcpStream>;
+
+    /// The interfaces of a pinned network namespace but `lo`, the first one first.
+    async fn traffic(&self, namespace: &Path) -> DriverResult<Vec<InterfaceTraffic>>;
+}
+
+/// What has gone through an interface since it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceTraffic {
+    /// `eth0`.
+    pub name: String,
+    /// Received.
+    pub received_bytes: u64,
+    /// Received.
+    pub received_packets: u64,
+    /// In receiving.
+    pub receive_errors: u64,
+    /// Received and dropped, packets.
+    pub receive_dropped: u64,
+    /// Sent.
+    pub sent_bytes: u64,
+    /// Sent.
+    pub sent_packets: u64,
+    /// In sending.
+    pub send_errors: u64,
+    /// Dropped instead of sent, packets.
+    pub send_dropped: u64,
 }
 
 /// Pod networks.
@@ -455,6 +481,18 @@ pub trait Images: Send + Sync {
 
     /// What the layers take; from memory.
     fn usage(&self) -> ImageFsUsage;
+
+    /// What a container's writable layer takes: a walk, as long as it has files. `NotFound` when there is none.
+    async fn layer_usage(&self, id: &ContainerId) -> DriverResult<LayerUsage>;
+}
+
+/// What a container has written, on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerUsage {
+    /// Blocks of its files and directories.
+    pub used_bytes: u64,
+    /// Files and directories.
+    pub used_inodes: u64,
 }
 
 /// Says of an image id whether a container needs it.

@@ -1,12 +1,14 @@
 //! One sandbox or container: what was asked, its state, who watches it, and the lock that orders its verbs.
 
-use crate::drivers::seams::ProcessHandle;
+use crate::drivers::seams::{LayerUsage, ProcessHandle};
 use crate::model::container::Resources;
+use crate::model::rate::Meter;
 use crate::model::record::{
     ContainerFacts, ContainerRecord, Handler, MonitoredProcess, PodResources, Progress, SandboxFacts, SandboxRecord,
 };
 use crate::model::{
     CgroupPath, ContainerEvent, ContainerPlan, ContainerState, Refused, SandboxEvent, SandboxPlan, SandboxState,
+    Timestamp,
 };
 use crate::model::{container, sandbox};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +28,8 @@ pub struct SandboxCell {
     /// The boot it was made in.
     boot_id: String,
     state: watch::Sender<SandboxState>,
+    /// How fast it uses CPU time.
+    cpu: Mutex<Meter>,
     /// Its limits now.
     resources: Mutex<PodResources>,
     /// Orders stop and remove. Held across awaits, as `written` is, and nothing else.
@@ -57,6 +61,7 @@ impl SandboxCell {
     ) -> Self {
         let (state, _) = watch::channel(facts.state);
         Self {
+            cpu: Mutex::new(Meter::new(plan.created_at)),
             resources: Mutex::new(facts.resources.clone()),
             plan,
             handler,
@@ -84,6 +89,14 @@ impl SandboxCell {
             resources: self.resources.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ..self.made_of.clone()
         }
+    }
+
+    /// CPU time used until then, in nanoseconds; what that is a second of late.
+    pub fn cpu_rate(&self, at: Timestamp, usage_ns: u64) -> Option<u64> {
+        self.cpu
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .per_second(at, usage_ns)
     }
 
     /// Notes other limits.
@@ -146,10 +159,23 @@ pub struct ContainerCell {
     pub operation: tokio::sync::Mutex<()>,
     /// Orders writes of its record.
     pub written: tokio::sync::Mutex<Written>,
+    /// How fast it uses CPU time.
+    cpu: Mutex<Meter>,
+    /// Its writable layer when it was measured last.
+    layer: Mutex<Option<MeasuredLayer>>,
     /// Its limits now: those of the plan until they are changed.
     resources: Mutex<Resources>,
     /// The deadline of the stop under way, which later stops may bring forward.
     pub stopping: Mutex<Option<watch::Sender<Instant>>>,
+}
+
+/// A writable layer, and when it was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeasuredLayer {
+    /// What it took.
+    pub usage: LayerUsage,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// Holds on the processes of a container; `None` once gone.
@@ -173,6 +199,8 @@ impl ContainerCell {
     ) -> Self {
         let (state, _) = watch::channel(facts.state.clone());
         Self {
+            cpu: Mutex::new(Meter::new(plan.created_at)),
+            layer: Mutex::default(),
             resources: Mutex::new(plan.resources.clone()),
             plan,
             handler,
@@ -209,6 +237,24 @@ impl ContainerCell {
                 }
             });
         outcome
+    }
+
+    /// CPU time used until then, in nanoseconds; what that is a second of late.
+    pub fn cpu_rate(&self, at: Timestamp, usage_ns: u64) -> Option<u64> {
+        self.cpu
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .per_second(at, usage_ns)
+    }
+
+    /// Its writable layer when it was measured last.
+    pub fn layer(&self) -> Option<MeasuredLayer> {
+        *self.layer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a measurement.
+    pub fn set_layer(&self, measured: MeasuredLayer) {
+        *self.layer.lock().unwrap_or_else(PoisonError::into_inner) = Some(measured);
     }
 
     /// Its limits now.

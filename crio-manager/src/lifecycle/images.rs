@@ -11,12 +11,14 @@ use std::time::Duration;
 impl Lifecycle {
     /// Pulls an image; its id.
     pub async fn pull_image(&self, request: PullRequest) -> Result<String, Error> {
-        one_step("pull", PULL_PATIENCE, self.drivers().image.pull(request)).await
+        self.one_step("pull", PULL_PATIENCE, self.drivers().image.pull(request))
+            .await
     }
 
     /// Brings in the images of an archive or layout on this node: id and names of each.
     pub async fn load_images(&self, path: &Path) -> Result<Vec<(String, Vec<String>)>, Error> {
-        one_step("load", PULL_PATIENCE, self.drivers().image.load(path)).await
+        self.one_step("load", PULL_PATIENCE, self.drivers().image.load(path))
+            .await
     }
 
     /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it.
@@ -26,17 +28,20 @@ impl Lifecycle {
             let (_, containers) = this.registry().snapshot();
             containers.iter().any(|cell| cell.made_of.image_id == id)
         });
-        one_step("remove image", PATIENCE, self.drivers().image.remove(&image, in_use)).await
+        self.one_step("remove image", PATIENCE, self.drivers().image.remove(&image, in_use))
+            .await
     }
-}
 
-/// A verb of one step. The image store has its own tasks: what it does goes on when the wait is over.
-async fn one_step<T>(
-    name: &'static str,
-    limit: Duration,
-    call: impl Future<Output = DriverResult<T>> + Send,
-) -> Result<T, Error> {
-    let under_way = UnderWay::new(name);
-    let outcome = under_way.clone().during(async { Ok(call.step(name).await?) });
-    under_way.within(Some(limit), outcome).await
+    /// A verb of one step. The image store has its own tasks: what it does goes on when the wait is over.
+    async fn one_step<T>(
+        &self,
+        name: &'static str,
+        limit: Duration,
+        call: impl Future<Output = DriverResult<T>> + Send,
+    ) -> Result<T, Error> {
+        let under_way = UnderWay::new(name);
+        let _entered = self.room.verbs.enter(&under_way);
+        let outcome = under_way.clone().during(async { Ok(call.step(name).await?) });
+        under_way.within(Some(limit), outcome).await
+    }
 }

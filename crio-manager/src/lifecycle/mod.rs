@@ -19,6 +19,7 @@ mod remove;
 mod restore;
 mod specify;
 mod start;
+pub mod stats;
 mod stop;
 mod stream;
 #[cfg(test)]
@@ -32,11 +33,12 @@ pub use specify::{ImageVolumes, SpecDefaults};
 
 use crate::drivers::seams::Drivers;
 use registry::Registry;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-use under_way::UnderWay;
+pub use under_way::Look;
+use under_way::{UnderWay, Verbs};
 
 /// The verbs of a node. Cheap to clone.
 #[derive(Clone)]
@@ -47,8 +49,10 @@ pub struct Lifecycle {
 struct Room {
     drivers: Drivers,
     registry: Registry,
-    defaults: SpecDefaults,
+    /// Replaced as a whole; what has begun keeps those it began with.
+    defaults: RwLock<Arc<SpecDefaults>>,
     tasks: TaskTracker,
+    verbs: Verbs,
 }
 
 impl Lifecycle {
@@ -57,8 +61,9 @@ impl Lifecycle {
         let room = Room {
             drivers,
             registry: Registry::default(),
-            defaults,
+            defaults: RwLock::new(Arc::new(defaults)),
             tasks: TaskTracker::new(),
+            verbs: Verbs::default(),
         };
         Self { room: Arc::new(room) }
     }
@@ -73,6 +78,21 @@ impl Lifecycle {
         &self.room.drivers
     }
 
+    /// The verbs under way, the oldest first.
+    pub fn under_way(&self) -> Vec<Look> {
+        let registry = self.registry();
+        let mut verbs = self.room.verbs.look();
+        verbs.extend(registry.sandbox_names.look());
+        verbs.extend(registry.container_names.look());
+        verbs.sort_by_key(|verb| std::cmp::Reverse(verb.since));
+        verbs
+    }
+
+    /// From here on, what begins is specified with these.
+    pub fn replace_defaults(&self, defaults: SpecDefaults) {
+        *self.room.defaults.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(defaults);
+    }
+
     /// Runs a verb in a task of its own, so that a caller who leaves does not stop the work, and neither does one who has
     /// waited for `limit`; `None` waits for ever.
     async fn run_to_end<T, W>(&self, what: &'static str, limit: Option<Duration>, work: W) -> Result<T, Error>
@@ -81,6 +101,12 @@ impl Lifecycle {
         W: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let under_way = UnderWay::new(what);
+        let entered = self.room.verbs.enter(&under_way);
+        let work = async move {
+            let outcome = work.await;
+            drop(entered);
+            outcome
+        };
         let task = self.room.tasks.spawn(under_way.clone().during(work).in_current_span());
         let outcome = async {
             task.await.unwrap_or_else(|panicked| {

@@ -2,7 +2,7 @@
 
 use super::cell::{ContainerCell, SandboxCell};
 use super::error::Error;
-use super::under_way::UnderWay;
+use super::under_way::{Look, UnderWay};
 use crate::model::name::{ContainerName, PodMetadata};
 use crate::model::{ContainerId, Id, SandboxId};
 use std::collections::{BTreeMap, HashMap};
@@ -159,6 +159,16 @@ where
             .values()
             .filter(|slot| matches!(slot, Slot::Making(..)))
             .count()
+    }
+
+    /// The creations under way.
+    pub fn look(&self) -> Vec<Look> {
+        let slots = self.slots();
+        let making = slots.values().filter_map(|slot| match slot {
+            Slot::Making(under_way, _) => Some(under_way.look()),
+            Slot::Made(_) => None,
+        });
+        making.collect()
     }
 
     /// The object of this name: the one there is, the result of the creation under way, or that of `work`.

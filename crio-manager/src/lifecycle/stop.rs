@@ -59,6 +59,10 @@ impl Lifecycle {
     /// The one stop of a container. Its end, by the drop of the slot's sender, is seen by those who wait.
     async fn run_stop(self, cell: Arc<ContainerCell>, mut deadlines: watch::Receiver<Instant>) {
         info!(container_id = %cell.plan.id, "stopping");
+        let _entered = self
+            .room
+            .verbs
+            .enter(&UnderWay::at("stop container", "end its processes"));
         if matches!(cell.state(), ContainerState::Running { .. }) {
             tokio::select! {
                 () = cell.exited() => {}

@@ -1,6 +1,7 @@
 //! The order of things, on a node in memory that fails where it is told to.
 
 mod hangs;
+mod stats;
 mod update;
 
 use super::Lifecycle;

@@ -3,7 +3,7 @@
 //! kernel lets go, and is joined by a retry. Only the wait has an end.
 
 use super::error::Error;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
@@ -23,7 +23,39 @@ tokio::task_local! {
 #[derive(Debug, Clone)]
 pub struct UnderWay {
     what: &'static str,
+    began: Instant,
     step: Arc<Mutex<&'static str>>,
+}
+
+/// What a verb is at, for whoever asks what takes so long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    pub what: &'static str,
+    pub step: &'static str,
+    pub since: Duration,
+}
+
+/// The verbs under way but for creations, which the registry knows by name. A verb that has ended is gone from it by itself.
+#[derive(Debug, Default)]
+pub struct Verbs {
+    tasks: Mutex<Vec<Weak<UnderWay>>>,
+}
+
+impl Verbs {
+    /// Knows of a verb for as long as what is returned lives.
+    pub fn enter(&self, verb: &UnderWay) -> Arc<UnderWay> {
+        let entry = Arc::new(verb.clone());
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|task| task.strong_count() > 0);
+        tasks.push(Arc::downgrade(&entry));
+        entry
+    }
+
+    /// What each is at now.
+    pub fn look(&self) -> Vec<Look> {
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.iter().filter_map(Weak::upgrade).map(|verb| verb.look()).collect()
+    }
 }
 
 impl UnderWay {
@@ -36,7 +68,17 @@ impl UnderWay {
     pub fn at(what: &'static str, step: &'static str) -> Self {
         Self {
             what,
+            began: Instant::now(),
             step: Arc::new(Mutex::new(step)),
+        }
+    }
+
+    /// What it is at now.
+    pub fn look(&self) -> Look {
+        Look {
+            what: self.what,
+            step: *self.step.lock().unwrap_or_else(PoisonError::into_inner),
+            since: self.began.elapsed(),
         }
     }
 
@@ -71,4 +113,27 @@ impl UnderWay {
 pub fn at(step: &'static str) {
     // What runs outside of a verb, such as the reaper, has nobody who waits.
     let _ = VERB.try_with(|verb| *verb.step.lock().unwrap_or_else(PoisonError::into_inner) = step);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_shows_the_step_and_the_time_of_what_is_under_way_and_nothing_else() {
+        let verbs = Verbs::default();
+        let (stop, pull) = (UnderWay::new("stop"), UnderWay::new("pull"));
+        let entered = verbs.enter(&stop);
+        drop(verbs.enter(&pull));
+        stop.clone().during(async { at("wait for exit") }).await;
+        tokio::time::advance(Duration::from_secs(12)).await;
+        let expected = Look {
+            what: "stop",
+            step: "wait for exit",
+            since: Duration::from_secs(12),
+        };
+        assert_eq!(verbs.look(), [expected]);
+        drop(entered);
+        assert_eq!(verbs.look(), []);
+    }
 }

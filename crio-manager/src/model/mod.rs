@@ -5,6 +5,7 @@ pub mod container;
 pub mod exit;
 pub mod id;
 pub mod name;
+pub mod rate;
 pub mod record;
 pub mod sandbox;
 pub mod security;

@@ -1,13 +1,13 @@
 //! ImageService: one short method per RPC: parse → call → present.
 
 use super::parse;
+use super::portions::{Portions, portions};
 use super::status::{driver_status, status};
 use crate::drivers::seams::{ErrorKind, ImageSummary};
 use crate::lifecycle::{Error, Lifecycle};
 use cri::v1;
 use cri::v1::image_service_server::ImageService;
 use std::collections::HashMap;
-use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 /// CRI's ImageService on a node.
@@ -20,6 +20,17 @@ impl Images {
     /// Serves this node.
     pub fn new(lifecycle: Lifecycle) -> Self {
         Self { lifecycle }
+    }
+
+    fn asked_for(&self, filter: Option<v1::ImageFilter>) -> Result<Vec<v1::Image>, Status> {
+        let asked = filter.and_then(|filter| filter.image).unwrap_or_default().image;
+        let driver = &self.lifecycle.drivers().image;
+        let images = if asked.is_empty() {
+            driver.list().map_err(driver_status)?
+        } else {
+            driver.find(&asked).map_err(driver_status)?.into_iter().collect()
+        };
+        Ok(images.into_iter().map(present).collect())
     }
 }
 
@@ -62,20 +73,8 @@ fn pull_status(error: Error) -> Status {
 #[tonic::async_trait]
 impl ImageService for Images {
     async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Reply<v1::ListImagesResponse> {
-        let asked = request
-            .into_inner()
-            .filter
-            .and_then(|filter| filter.image)
-            .unwrap_or_default()
-            .image;
-        let driver = &self.lifecycle.drivers().image;
-        let images = if asked.is_empty() {
-            driver.list().map_err(driver_status)?
-        } else {
-            driver.find(&asked).map_err(driver_status)?.into_iter().collect()
-        };
         Ok(Response::new(v1::ListImagesResponse {
-            images: images.into_iter().map(present).collect(),
+            images: self.asked_for(request.into_inner().filter)?,
         }))
     }
 
@@ -126,9 +125,12 @@ impl ImageService for Images {
         }))
     }
 
-    type StreamImagesStream = Empty<Result<v1::StreamImagesResponse, Status>>;
-    async fn stream_images(&self, _: Request<v1::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
-        Err(Status::unimplemented("StreamImages is not implemented by this version"))
+    type StreamImagesStream = Portions<v1::StreamImagesResponse>;
+    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
+        let images = self.asked_for(request.into_inner().filter)?;
+        Ok(Response::new(portions(images, |images| v1::StreamImagesResponse {
+            images,
+        })))
     }
 }
 

@@ -1,15 +1,14 @@
 //! manager.v1: what an administrator may ask of a running daemon that CRI has no call for.
 
-use super::parse;
 use super::status::status;
+use super::{local, parse};
 use crate::lifecycle::Lifecycle;
 use anyhow::Context as _;
 use cri::manager::v1::manager_client::ManagerClient;
 use cri::manager::v1::{LoadImageRequest, LoadImageResponse, LoadedImage};
-use hyper_util::rt::TokioIo;
 use std::path::Path;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// manager.v1 on a node.
@@ -43,14 +42,5 @@ pub async fn client(socket: &Path) -> anyhow::Result<Option<ManagerClient<Channe
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("socket {}", socket.display())),
     }
-    let socket = socket.to_owned();
-    let connect = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    // The address is not looked at: the connector knows the socket.
-    let channel = Endpoint::from_static("http://localhost")
-        .connect_with_connector(connect)
-        .await;
-    Ok(Some(ManagerClient::new(channel.context("connect to the daemon")?)))
+    Ok(Some(ManagerClient::new(local::connect(socket).await?)))
 }

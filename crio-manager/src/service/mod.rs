@@ -3,8 +3,11 @@
 pub mod admission;
 pub mod image;
 pub mod listener;
+pub mod local;
 pub mod manager;
 pub mod parse;
+pub mod portions;
 pub mod present;
 pub mod runtime;
-pub mod status;
+mod status;
+mod usage;

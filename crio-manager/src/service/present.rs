@@ -8,11 +8,11 @@ use crate::model::{ContainerState, SandboxState};
 use cri::v1;
 use std::collections::HashMap;
 
-fn map(pairs: &Pairs) -> HashMap<String, String> {
+pub(super) fn map(pairs: &Pairs) -> HashMap<String, String> {
     pairs.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-fn pod_metadata(metadata: &PodMetadata) -> v1::PodSandboxMetadata {
+pub(super) fn pod_metadata(metadata: &PodMetadata) -> v1::PodSandboxMetadata {
     v1::PodSandboxMetadata {
         name: metadata.name.clone(),
         uid: metadata.uid.clone(),
@@ -21,7 +21,7 @@ fn pod_metadata(metadata: &PodMetadata) -> v1::PodSandboxMetadata {
     }
 }
 
-fn container_metadata(metadata: &ContainerMetadata) -> v1::ContainerMetadata {
+pub(super) fn container_metadata(metadata: &ContainerMetadata) -> v1::ContainerMetadata {
     v1::ContainerMetadata {
         name: metadata.name.clone(),
         attempt: metadata.attempt,

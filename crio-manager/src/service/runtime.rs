@@ -1,14 +1,18 @@
 //! RuntimeService: one short method per RPC: parse → call → present.
 
+use super::parse::Filter;
+use super::portions::{Portions, portions};
 use super::status::status;
-use super::{parse, present};
+use super::{parse, present, usage};
 use crate::drivers::seams::{ExecOutcome, ExecOutput};
+use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
 use crate::streaming::{Asked, Command, Urls};
 use cri::v1;
 use cri::v1::runtime_service_server::RuntimeService;
 use serde_json::json;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use tokio_stream::Empty;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
@@ -32,6 +36,48 @@ impl Runtime {
         let issued = self.urls.issue(asked, random);
         issued.map_err(|too_many| Status::resource_exhausted(too_many.to_string()))
     }
+
+    fn list_of_sandboxes(&self, filter: &Filter) -> Vec<v1::PodSandbox> {
+        let (sandboxes, _) = self.lifecycle.registry().snapshot();
+        let asked = sandboxes.iter().filter(|cell| {
+            let state = present::sandbox_state(cell.state());
+            filter.matches(cell.plan.id.as_str(), "", state, &cell.plan.labels)
+        });
+        asked.map(|cell| present::sandbox(cell)).collect()
+    }
+
+    fn list_of_containers(&self, filter: &Filter) -> Vec<v1::Container> {
+        let (_, containers) = self.lifecycle.registry().snapshot();
+        let asked = containers.iter().filter(|cell| asks_for(filter, cell));
+        asked.map(|cell| present::container(cell)).collect()
+    }
+
+    async fn stats_of_sandboxes(&self, filter: &Filter) -> Vec<v1::PodSandboxStats> {
+        let (mut sandboxes, _) = self.lifecycle.registry().snapshot();
+        sandboxes.retain(|cell| {
+            let state = present::sandbox_state(cell.state());
+            filter.matches(cell.plan.id.as_str(), "", state, &cell.plan.labels)
+        });
+        let (usages, layers) = (self.lifecycle.sandbox_usages(sandboxes).await, self.layers());
+        usages.iter().map(|of| usage::sandbox(of, &layers)).collect()
+    }
+
+    async fn stats_of_containers(&self, filter: &Filter) -> Vec<v1::ContainerStats> {
+        let (_, mut containers) = self.lifecycle.registry().snapshot();
+        containers.retain(|cell| asks_for(filter, cell));
+        let (usages, layers) = (self.lifecycle.container_usages(containers).await, self.layers());
+        usages.iter().map(|of| usage::container(of, &layers)).collect()
+    }
+
+    /// Where writable layers are.
+    fn layers(&self) -> PathBuf {
+        self.lifecycle.drivers().image.usage().mountpoint
+    }
+}
+
+fn asks_for(filter: &Filter, cell: &ContainerCell) -> bool {
+    let (plan, state) = (&cell.plan, present::container_state(&cell.state()));
+    filter.matches(plan.id.as_str(), plan.sandbox_id.as_str(), state, &plan.labels)
 }
 
 /// A header of the answer to an ExecSync whose output did not fit.
@@ -191,17 +237,8 @@ impl RuntimeService for Runtime {
 
     async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
         let filter = parse::sandbox_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
-        let (sandboxes, _) = self.lifecycle.registry().snapshot();
-        let asked = sandboxes.iter().filter(|cell| {
-            filter.matches(
-                cell.plan.id.as_str(),
-                "",
-                present::sandbox_state(cell.state()),
-                &cell.plan.labels,
-            )
-        });
         reply(v1::ListPodSandboxResponse {
-            items: asked.map(|cell| present::sandbox(cell)).collect(),
+            items: self.list_of_sandboxes(&filter),
         })
     }
 
@@ -254,14 +291,8 @@ impl RuntimeService for Runtime {
 
     async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<v1::ListContainersResponse> {
         let filter = parse::container_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
-        let (_, containers) = self.lifecycle.registry().snapshot();
-        let asked = containers.iter().filter(|cell| {
-            let plan = &cell.plan;
-            let state = present::container_state(&cell.state());
-            filter.matches(plan.id.as_str(), plan.sandbox_id.as_str(), state, &plan.labels)
-        });
         reply(v1::ListContainersResponse {
-            containers: asked.map(|cell| present::container(cell)).collect(),
+            containers: self.list_of_containers(&filter),
         })
     }
 
@@ -371,26 +402,47 @@ impl RuntimeService for Runtime {
         reply(v1::PortForwardResponse { url })
     }
 
-    async fn container_stats(&self, _: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {
-        later("ContainerStats")
+    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {
+        let id = parse::id("container_id", request.into_inner().container_id).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        let cell = self.lifecycle.registry().container(&id).map_err(status)?;
+        let usage = self.lifecycle.container_usage(cell).await.map_err(status)?;
+        reply(v1::ContainerStatsResponse {
+            stats: Some(usage::container(&usage, &self.layers())),
+        })
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Reply<v1::ListContainerStatsResponse> {
-        later("ListContainerStats")
+        let filter = parse::container_stats_filter(request.into_inner().filter);
+        reply(v1::ListContainerStatsResponse {
+            stats: self.stats_of_containers(&filter).await,
+        })
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<v1::PodSandboxStatsRequest>) -> Reply<v1::PodSandboxStatsResponse> {
-        later("PodSandboxStats")
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Reply<v1::PodSandboxStatsResponse> {
+        let id = parse::id("pod_sandbox_id", request.into_inner().pod_sandbox_id).map_err(|wrong| *wrong)?;
+        note("sandbox_id", &id);
+        let cell = self.lifecycle.registry().sandbox(&id).map_err(status)?;
+        let usage = self.lifecycle.sandbox_usage(cell).await.map_err(status)?;
+        reply(v1::PodSandboxStatsResponse {
+            stats: Some(usage::sandbox(&usage, &self.layers())),
+        })
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Reply<v1::ListPodSandboxStatsResponse> {
-        later("ListPodSandboxStats")
+        let filter = parse::sandbox_stats_filter(request.into_inner().filter);
+        reply(v1::ListPodSandboxStatsResponse {
+            stats: self.stats_of_sandboxes(&filter).await,
+        })
     }
 
     async fn checkpoint_container(
@@ -424,33 +476,52 @@ impl RuntimeService for Runtime {
         reply(v1::UpdatePodSandboxResourcesResponse {})
     }
 
-    type StreamPodSandboxesStream = Empty<Result<v1::StreamPodSandboxesResponse, Status>>;
+    type StreamPodSandboxesStream = Portions<v1::StreamPodSandboxesResponse>;
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<v1::StreamPodSandboxesRequest>,
+        request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
-        later("StreamPodSandboxes")
+        let filter = parse::sandbox_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
+        let items = self.list_of_sandboxes(&filter);
+        reply(portions(items, |pod_sandboxes| v1::StreamPodSandboxesResponse {
+            pod_sandboxes,
+        }))
     }
 
-    type StreamContainersStream = Empty<Result<v1::StreamContainersResponse, Status>>;
-    async fn stream_containers(&self, _: Request<v1::StreamContainersRequest>) -> Reply<Self::StreamContainersStream> {
-        later("StreamContainers")
+    type StreamContainersStream = Portions<v1::StreamContainersResponse>;
+    async fn stream_containers(
+        &self,
+        request: Request<v1::StreamContainersRequest>,
+    ) -> Reply<Self::StreamContainersStream> {
+        let filter = parse::container_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
+        let items = self.list_of_containers(&filter);
+        reply(portions(items, |containers| v1::StreamContainersResponse {
+            containers,
+        }))
     }
 
-    type StreamContainerStatsStream = Empty<Result<v1::StreamContainerStatsResponse, Status>>;
+    type StreamContainerStatsStream = Portions<v1::StreamContainerStatsResponse>;
     async fn stream_container_stats(
         &self,
-        _: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
-        later("StreamContainerStats")
+        let filter = parse::container_stats_filter(request.into_inner().filter);
+        let items = self.stats_of_containers(&filter).await;
+        reply(portions(items, |container_stats| v1::StreamContainerStatsResponse {
+            container_stats,
+        }))
     }
 
-    type StreamPodSandboxStatsStream = Empty<Result<v1::StreamPodSandboxStatsResponse, Status>>;
+    type StreamPodSandboxStatsStream = Portions<v1::StreamPodSandboxStatsResponse>;
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
-        later("StreamPodSandboxStats")
+        let filter = parse::sandbox_stats_filter(request.into_inner().filter);
+        let items = self.stats_of_sandboxes(&filter).await;
+        reply(portions(items, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse {
+            pod_sandbox_stats,
+        }))
     }
 
     type StreamPodSandboxMetricsStream = Empty<Result<v1::StreamPodSandboxMetricsResponse, Status>>;

@@ -4,6 +4,7 @@
 //! processes at once, where version 1 must freeze, signal and thaw.
 
 mod limits;
+mod pressure;
 
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
@@ -25,7 +26,7 @@ use cgroups_rs::fs::{Controller, MaxValue};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::time::Instant;
 
-use super::{CgroupHost, Error, Limits, MemoryUsage, Mode, Result, Usage};
+use super::{CgroupHost, Error, Limits, MemoryUsage, Mode, Result, SwapUsage, Usage};
 
 /// The kernel frees a cgroup a moment after its last process has been reaped.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
@@ -294,7 +295,9 @@ impl Tree {
         }
         let at = |controller: &str| self.with(controller).map(|h| (below(cgroup, &h.mount), h.v2));
         let memory = at("memory").and_then(|(dir, v2)| memory_usage(&dir, v2));
+        let swap = at("memory").and_then(|(dir, v2)| swap_usage(&dir, v2, memory?));
         let v2_root = self.hierarchies.iter().find(|h| h.v2).map(|h| below(cgroup, &h.mount));
+        let pressure = v2_root.as_deref().map(pressure::read).unwrap_or_default();
         // Version 2 counts cpu time with or without the controller, but only for who is inside.
         let cpu_usage_ns = match at("cpuacct") {
             Some((dir, false)) => read_number(&dir.join("cpuacct.usage")),
@@ -306,8 +309,10 @@ impl Tree {
         let tasks = at("pids").and_then(|(dir, _)| read_number(&dir.join("pids.current")));
         Ok(Usage {
             memory,
+            swap,
             cpu_usage_ns,
             tasks,
+            pressure,
         })
     }
 
@@ -653,10 +658,33 @@ fn memory_usage(dir: &Path, v2: bool) -> Option<MemoryUsage> {
     Some(MemoryUsage {
         usage_bytes,
         working_set_bytes: usage_bytes.saturating_sub(of(inactive)),
+        limit_bytes: read_limit(&dir.join(if v2 { "memory.max" } else { "memory.limit_in_bytes" })),
         rss_bytes: of(rss),
         page_faults: of(faults),
         major_page_faults: of(major),
     })
+}
+
+/// Version 1 counts swap together with memory.
+fn swap_usage(dir: &Path, v2: bool, memory: MemoryUsage) -> Option<SwapUsage> {
+    if v2 {
+        return Some(SwapUsage {
+            usage_bytes: read_number(&dir.join("memory.swap.current"))?,
+            limit_bytes: read_limit(&dir.join("memory.swap.max")),
+        });
+    }
+    let both = read_number(&dir.join("memory.memsw.usage_in_bytes"))?;
+    let limit = read_limit(&dir.join("memory.memsw.limit_in_bytes"));
+    Some(SwapUsage {
+        usage_bytes: both.saturating_sub(memory.usage_bytes),
+        limit_bytes: limit.map(|both| both.saturating_sub(memory.limit_bytes.unwrap_or(0))),
+    })
+}
+
+/// A limit in bytes; `None` for none, for which version 2 has a word and version 1 a number beyond all memory.
+fn read_limit(path: &Path) -> Option<u64> {
+    const BEYOND: u64 = 1 << 62;
+    read_number(path).filter(|bytes| *bytes < BEYOND)
 }
 
 fn limit_error(cgroup: &CgroupPath, limit: &'static str) -> impl FnOnce(FsError) -> Error {
@@ -768,6 +796,8 @@ garbage
             ("memory.current", "5000000\n"),
             ("memory.stat", "anon 3000000\ninactive_file 1000000\npgfault 7\n"),
             ("cpu.stat", "usage_usec 42\nuser_usec 1\n"),
+            ("memory.swap.current", "7\n"),
+            ("cpu.pressure", "some avg10=1.00 avg60=0.00 avg300=0.00 total=9\n"),
             ("pids.current", "3\n"),
             ("memory.events", "low 0\noom 2\noom_kill 1\n"),
         ] {
@@ -810,6 +840,19 @@ garbage
         assert_eq!((memory.usage_bytes, memory.working_set_bytes), (5_000_000, 4_000_000));
         assert_eq!((memory.rss_bytes, memory.page_faults), (3_000_000, 7));
         assert_eq!((usage.cpu_usage_ns, usage.tasks), (Some(42_000), Some(3)));
+        // The limits set above.
+        assert_eq!(memory.limit_bytes, Some(100));
+        assert_eq!(
+            usage.swap.map(|swap| (swap.usage_bytes, swap.limit_bytes)),
+            Some((7, Some(50)))
+        );
+        assert_eq!(usage.pressure.cpu.as_ref().map(|cpu| cpu.some.total_ns), Some(9000));
+        let twice = usage.plus(&usage);
+        assert_eq!((twice.cpu_usage_ns, twice.tasks), (Some(84_000), Some(6)));
+        assert_eq!(
+            twice.memory.map(|memory| (memory.rss_bytes, memory.limit_bytes)),
+            Some((6_000_000, None))
+        );
         assert_eq!(tree.oom_kill_count(&cgroup).unwrap(), 1);
     }
 

@@ -81,12 +81,85 @@ pub struct Limits {
 }
 
 /// What a cgroup and everything below it uses; absent is "no controller for it".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Usage {
     pub memory: Option<MemoryUsage>,
+    /// Absent also where the kernel does not count it.
+    pub swap: Option<SwapUsage>,
     pub cpu_usage_ns: Option<u64>,
     /// Processes and threads.
     pub tasks: Option<u64>,
+    pub pressure: Pressure,
+}
+
+impl Usage {
+    /// Both together. Pressures and limits do not add up: those are absent.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        fn both<T>(one: Option<T>, other: Option<T>, add: impl FnOnce(T, T) -> T) -> Option<T> {
+            match (one, other) {
+                (Some(one), Some(other)) => Some(add(one, other)),
+                (one, other) => one.or(other),
+            }
+        }
+        let mut sum = Self {
+            memory: both(self.memory, other.memory, |one, other| MemoryUsage {
+                usage_bytes: one.usage_bytes + other.usage_bytes,
+                working_set_bytes: one.working_set_bytes + other.working_set_bytes,
+                limit_bytes: None,
+                rss_bytes: one.rss_bytes + other.rss_bytes,
+                page_faults: one.page_faults + other.page_faults,
+                major_page_faults: one.major_page_faults + other.major_page_faults,
+            }),
+            swap: both(self.swap, other.swap, |one, other| SwapUsage {
+                usage_bytes: one.usage_bytes + other.usage_bytes,
+                limit_bytes: None,
+            }),
+            cpu_usage_ns: both(self.cpu_usage_ns, other.cpu_usage_ns, |one, other| one + other),
+            tasks: both(self.tasks, other.tasks, |one, other| one + other),
+            pressure: Pressure::default(),
+        };
+        // What only one of them has is a part of both all the same.
+        if let Some(memory) = &mut sum.memory {
+            memory.limit_bytes = None;
+        }
+        if let Some(swap) = &mut sum.swap {
+            swap.limit_bytes = None;
+        }
+        sum
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SwapUsage {
+    pub usage_bytes: u64,
+    /// Absent where there is none.
+    pub limit_bytes: Option<u64>,
+}
+
+/// How long tasks waited for want of something; absent where the kernel does not tell (version 1 never does).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pressure {
+    pub cpu: Option<Stalls>,
+    pub memory: Option<Stalls>,
+    pub io: Option<Stalls>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stalls {
+    /// At least one task waited.
+    pub some: Stall,
+    /// All tasks waited.
+    pub full: Stall,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stall {
+    pub total_ns: u64,
+    /// Of the last 10 seconds, and so on.
+    pub avg10_percent: f64,
+    pub avg60_percent: f64,
+    pub avg300_percent: f64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +167,8 @@ pub struct MemoryUsage {
     pub usage_bytes: u64,
     /// Usage without the file cache that the kernel can drop at once.
     pub working_set_bytes: u64,
+    /// Absent where there is none.
+    pub limit_bytes: Option<u64>,
     pub rss_bytes: u64,
     pub page_faults: u64,
     pub major_page_faults: u64,

@@ -68,6 +68,14 @@ impl Images for FakeNode {
         }
     }
 
+    async fn layer_usage(&self, _: &ContainerId) -> DriverResult<LayerUsage> {
+        self.enter("measure layer").await;
+        Ok(LayerUsage {
+            used_bytes: 4096,
+            used_inodes: 1,
+        })
+    }
+
     fn usage(&self) -> ImageFsUsage {
         ImageFsUsage {
             mountpoint: "/".into(),

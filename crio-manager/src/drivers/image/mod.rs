@@ -38,9 +38,11 @@ mod store;
 mod tar_stream;
 mod tls;
 pub mod unpack;
+mod upper;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,6 +63,7 @@ pub use rootfs::FileOwner;
 pub use sources::{PullFiles, PullRequest};
 pub use unpack::Limits;
 
+use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, LayerUsage};
 use keyed_locks::KeyedLocks;
 use layers::{LayerSize, LayerStore};
 use overlay::Overlays;
@@ -287,6 +290,17 @@ impl ImageStore {
             node.unmount_rootfs(container).await
         })
         .await
+    }
+
+    /// What a container's writable layer takes on disk: walks it.
+    pub async fn layer_usage(&self, container: &str) -> DriverResult<LayerUsage> {
+        let upper = self.node.overlays.upper(container)?;
+        let measured = tokio::task::spawn_blocking(move || upper::measure(&upper)).await;
+        let measured = measured.map_err(|error| DriverError::new(ErrorKind::Failed, error.to_string()))?;
+        measured.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => DriverError::new(ErrorKind::NotFound, "no writable layer"),
+            _ => DriverError::io("writable layer", &error),
+        })
     }
 
     /// The containers that have a root file system here, mounted or not: after a restart, those from before it too.

@@ -178,6 +178,11 @@ impl Overlays {
         Ok(self.directory(container)?.join(MERGED))
     }
 
+    /// Where its writable layer is or would be.
+    pub fn upper(&self, container: &str) -> Result<PathBuf> {
+        Ok(self.directory(container)?.join(UPPER))
+    }
+
     fn directory(&self, container: &str) -> Result<PathBuf> {
         match is_container_id(container) {
             true => Ok(self.containers.join(container)),

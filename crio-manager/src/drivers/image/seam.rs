@@ -4,7 +4,7 @@ use super::config::{ImageConfig, Untrusted};
 use super::overlay::MountedRootfs;
 use super::{Error, Image, ImageStore, PullRequest};
 use crate::drivers::seams::{
-    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, ResolvedImage,
+    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, ResolvedImage,
 };
 use crate::model::ContainerId;
 use crate::spec;
@@ -142,5 +142,9 @@ impl Images for ImageStore {
             used_inodes: info.used_inodes,
             at: info.timestamp.into(),
         }
+    }
+
+    async fn layer_usage(&self, id: &ContainerId) -> DriverResult<LayerUsage> {
+        ImageStore::layer_usage(self, id.as_str()).await
     }
 }

@@ -19,15 +19,6 @@ pub const STDOUT_MAX_BYTES: usize = 1024 * 1024;
 const STDERR_TAIL_BYTES: usize = 2048;
 /// How long a plugin that has exited may keep its output open through a child of its own.
 const DRAIN_AFTER_EXIT: Duration = Duration::from_secs(1);
-/// What our service manager says to us is not for plugins.
-const PRIVATE_ENVIRONMENT: [&str; 6] = [
-    "NOTIFY_SOCKET",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-];
 
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
@@ -131,9 +122,7 @@ pub async fn run(call: Call) -> Result<Vec<u8>, PluginError> {
         .current_dir("/")
         .process_group(0)
         .kill_on_drop(true);
-    for name in PRIVATE_ENVIRONMENT {
-        command.env_remove(name);
-    }
+    crate::drivers::child::hides_the_service_manager(&mut command);
     // A plugin that finished behind the next daemon's back would hold what that one has just given back.
     crate::drivers::child::dies_with_us(&mut command);
     let child = command.spawn().map_err(|source| PluginError::Spawn {

@@ -250,7 +250,7 @@ impl Lifecycle {
             image: image.config.clone(),
             process,
             user: user.clone(),
-            security: security_request(asked, defaults, outside.seccomp)?,
+            security: security_request(asked, &defaults, outside.seccomp)?,
             namespaces: self.namespaces(&pod.namespaces, outside.pid, asked.privileged),
             hostname: if host_uts {
                 defaults.node_name.clone()

@@ -17,6 +17,7 @@ use crate::spec::security::Inheritable;
 use crate::spec::{Node, SpecError};
 use oci_spec::runtime::Capabilities;
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 
 /// What the configuration and the node decide about every spec.
 #[derive(Debug, Clone)]
@@ -59,8 +60,12 @@ pub enum ImageVolumes {
 }
 
 impl Lifecycle {
-    pub(super) fn defaults(&self) -> &SpecDefaults {
-        &self.room.defaults
+    pub(super) fn defaults(&self) -> Arc<SpecDefaults> {
+        self.room
+            .defaults
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

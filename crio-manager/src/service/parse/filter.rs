@@ -57,6 +57,28 @@ pub fn container_filter(filter: Option<v1::ContainerFilter>) -> Parsed<Filter> {
     })
 }
 
+/// ListContainerStats.
+pub fn container_stats_filter(filter: Option<v1::ContainerStatsFilter>) -> Filter {
+    let filter = filter.unwrap_or_default();
+    Filter {
+        id: filter.id,
+        sandbox_id: filter.pod_sandbox_id,
+        state: None,
+        labels: pairs(filter.label_selector),
+    }
+}
+
+/// ListPodSandboxStats.
+pub fn sandbox_stats_filter(filter: Option<v1::PodSandboxStatsFilter>) -> Filter {
+    let filter = filter.unwrap_or_default();
+    Filter {
+        id: filter.id,
+        sandbox_id: String::new(),
+        state: None,
+        labels: pairs(filter.label_selector),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,147 @@
+//! The daemon as a unit of systemd: what it tells its service manager. Without one, nothing is sent.
+//!
+//! Source: sd_notify(3), systemd.service(5) `Type=notify` and `WatchdogSec=`.
+
+use crate::lifecycle::{Lifecycle, Look};
+use crate::service::local;
+use cri::v1::StatusRequest;
+use cri::v1::runtime_service_client::RuntimeServiceClient;
+use sd_notify::NotifyState;
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing::{debug, warn};
+
+/// How often the status line is looked at; it is sent when it has changed.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// From when on the status line names a verb that is under way.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// How many slow verbs the status line names; it counts the others.
+const SLOW_NAMED: usize = 3;
+
+/// Pings in the time after which systemd would end the daemon: two may be late.
+const PINGS_PER_WATCHDOG: u32 = 3;
+
+/// Sends a message. The socket's queue may be full: whoever calls this must be able to wait.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "tell the service manager, ignoring");
+    }
+}
+
+/// The daemon serves what was there before, and says what that is.
+pub async fn ready(lifecycle: &Lifecycle) {
+    let line = status_line(lifecycle);
+    blocking(move || tell(&[NotifyState::Ready, NotifyState::Status(&line)])).await;
+}
+
+/// A new configuration is being read; [`ready`] says that this is over.
+pub async fn reloading() {
+    blocking(|| match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => warn!(%error, "the monotonic clock, ignoring"),
+    })
+    .await;
+}
+
+/// The daemon leaves; containers go on.
+pub async fn stopping() {
+    blocking(|| tell(&[NotifyState::Stopping, NotifyState::Status("leaving; containers go on")])).await;
+}
+
+/// A service manager that reads late must not hold up what serves.
+async fn blocking(send: impl FnOnce() + Send + 'static) {
+    if let Err(error) = tokio::task::spawn_blocking(send).await {
+        warn!(%error, "tell the service manager, ignoring");
+    }
+}
+
+/// Keeps the line that `systemctl status` shows true. Never returns.
+pub async fn keep_status(lifecycle: Lifecycle) {
+    let mut told = String::new();
+    let mut every = tokio::time::interval(STATUS_EVERY);
+    loop {
+        every.tick().await;
+        let line = status_line(&lifecycle);
+        if line != told {
+            told.clone_from(&line);
+            blocking(move || tell(&[NotifyState::Status(&line)])).await;
+        }
+    }
+}
+
+fn status_line(lifecycle: &Lifecycle) -> String {
+    let (pods, containers) = lifecycle.registry().snapshot();
+    line_of(pods.len(), containers.len(), &lifecycle.under_way())
+}
+
+/// "12 pods, 30 containers", and which verbs have been under way for long.
+fn line_of(pods: usize, containers: usize, under_way: &[Look]) -> String {
+    let mut line = format!("{}, {}", counted(pods, "pod"), counted(containers, "container"));
+    let slow: Vec<_> = under_way.iter().filter(|verb| verb.since >= SLOW).collect();
+    for (n, verb) in slow.iter().take(SLOW_NAMED).enumerate() {
+        line += if n == 0 { "; slow: " } else { ", " };
+        line += &format!("{} ({}) for {} s", verb.what, verb.step, verb.since.as_secs());
+    }
+    if slow.len() > SLOW_NAMED {
+        line += &format!(" and {} more", slow.len() - SLOW_NAMED);
+    }
+    line
+}
+
+fn counted(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
+/// Pings the watchdog for as long as the daemon answers on its own socket, the way the kubelet asks. Never returns where
+/// systemd asked for pings, else at once.
+pub async fn keep_watchdog(socket: PathBuf) {
+    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
+        return;
+    };
+    let period = limit / PINGS_PER_WATCHDOG;
+    debug!(?period, "pings for the watchdog");
+    let mut every = tokio::time::interval(period);
+    loop {
+        every.tick().await;
+        match tokio::time::timeout(period, answers(&socket)).await {
+            Ok(Ok(())) => blocking(|| tell(&[NotifyState::Watchdog])).await,
+            Ok(Err(error)) => warn!(
+                error = format!("{error:#}"),
+                "the daemon does not answer itself: no ping"
+            ),
+            Err(_elapsed) => warn!(?period, "the daemon does not answer itself in time: no ping"),
+        }
+    }
+}
+
+async fn answers(socket: &std::path::Path) -> anyhow::Result<()> {
+    let channel = local::connect(socket).await?;
+    RuntimeServiceClient::new(channel)
+        .status(StatusRequest::default())
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_line_counts_and_names_what_is_slow() {
+        let verb = |seconds| Look {
+            what: "stop container",
+            step: "wait for exit",
+            since: Duration::from_secs(seconds),
+        };
+        assert_eq!(line_of(1, 0, &[verb(9)]), "1 pod, 0 containers");
+        assert_eq!(
+            line_of(0, 2, &[verb(40), verb(10)]),
+            "0 pods, 2 containers; slow: stop container (wait for exit) for 40 s, stop container (wait for exit) for 10 s"
+        );
+        let many = line_of(0, 0, &[verb(10), verb(10), verb(10), verb(10), verb(10)]);
+        assert!(many.ends_with("for 10 s and 2 more"), "{many}");
+    }
+}

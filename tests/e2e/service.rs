@@ -1,0 +1,143 @@
+//! The daemon as a service: what its service manager hears, and what a reload changes.
+
+use std::fs;
+use std::time::Duration;
+
+use e2e::{Node, eventually, run_on, sh};
+
+run_on!(runc:
+    the_service_manager_hears_ready_and_what_is_there_and_that_it_stops,
+    pings_prove_that_the_daemon_answers,
+    a_reload_changes_what_is_live_and_names_what_is_not,
+    a_reload_with_an_error_leaves_everything_as_it_was,
+);
+
+const WATCHDOG: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(20);
+
+async fn the_service_manager_hears_ready_and_what_is_there_and_that_it_stops(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("told").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    let pid = node.client.pid(&id).await?;
+    let manager = node.restart_as_a_service(WATCHDOG).await?;
+
+    manager.hears("READY=1", 1).await?;
+    let heard = manager.heard();
+    assert_eq!(
+        heard[..2],
+        ["READY=1", "STATUS=1 pod, 1 container"],
+        "ready is told after the restore"
+    );
+    // No program that the daemon starts may take the service manager for its own.
+    let environment = fs::read_to_string(node.namespaces.inside(format!("/proc/{pid}/environ")))?;
+    assert!(!environment.contains("NOTIFY_SOCKET"), "{environment}");
+    let second = pod.sh("d", "sleep 1000").await?;
+    manager.hears("STATUS=1 pod, 2 containers", 1).await?;
+
+    node.stop().await?;
+    manager.hears("STOPPING=1", 1).await?;
+    assert_eq!(manager.count("READY=1"), 1);
+    node.restart().await?;
+    assert_eq!(node.client.pid(&id).await?, pid, "the same process");
+    assert!(node.client.pid(&second).await? > 0);
+    Ok(())
+}
+
+async fn pings_prove_that_the_daemon_answers(node: &mut Node) -> anyhow::Result<()> {
+    let manager = node.restart_as_a_service(WATCHDOG).await?;
+    manager.hears("WATCHDOG=1", 3).await?;
+
+    // Who can't be asked is not alive, whatever its threads do.
+    let aside = node.path("crio.sock.aside");
+    fs::rename(node.socket(), &aside)?;
+    eventually("the missing answer is noticed", || {
+        Ok(node.log().contains("the daemon does not answer itself"))
+    })
+    .await?;
+    let pings = manager.count("WATCHDOG=1");
+    let complaints = |node: &Node| node.log().matches("the daemon does not answer itself").count();
+    eventually("three more pings were due", || Ok(complaints(node) >= 4)).await?;
+    assert_eq!(manager.count("WATCHDOG=1"), pings, "no ping without an answer");
+
+    fs::rename(&aside, node.socket())?;
+    manager.hears("WATCHDOG=1", pings + 1).await
+}
+
+async fn a_reload_changes_what_is_live_and_names_what_is_not(node: &mut Node) -> anyhow::Result<()> {
+    let manager = node.restart_as_a_service(WATCHDOG).await?;
+    let pod = node.running_host_pod("reloaded").await?;
+    let before = pod.sh("before", "echo env=$RELOADED; sleep 1000").await?;
+    let toml = "[crio.runtime]\ndefault_env = [\"RELOADED=yes\"]\nlog_level = \"warn\"\n\
+                [crio]\nroot = \"/somewhere/else\"\n";
+    node.reload_with("50-reload.conf", toml)?;
+    manager.hears("RELOADING=1", 1).await?;
+    manager.hears("READY=1", 2).await?;
+    assert!(
+        manager.heard().iter().any(|heard| heard.starts_with("MONOTONIC_USEC=")),
+        "{:?}",
+        manager.heard()
+    );
+
+    let after = pod.create(&sh("after", &pod.image, "echo env=$RELOADED")).await?;
+    node.client.start(&after).await?;
+    node.client.exited(&after, SOON).await?;
+    assert_eq!(node.said("reloaded", "after", "stdout")?, "env=yes\n");
+    assert_eq!(
+        node.said("reloaded", "before", "stdout")?,
+        "env=\n",
+        "what runs is as it was"
+    );
+    assert!(node.client.pid(&before).await? > 0);
+    let log = node.log();
+    assert!(
+        log.contains("crio.root") && log.contains("changes with the next restart"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("configuration reloaded"),
+        "said at info, and the level is warn now: {log}"
+    );
+    fs::remove_file(node.path("crio.conf.d/50-reload.conf"))?;
+    Ok(())
+}
+
+async fn a_reload_with_an_error_leaves_everything_as_it_was(node: &mut Node) -> anyhow::Result<()> {
+    let manager = node.restart_as_a_service(WATCHDOG).await?;
+    let pod = node.running_host_pod("unreloaded").await?;
+    for (n, (toml, complaint)) in [
+        (
+            "[crio.runtime]\ndefault_env = [\"BROKEN=yes\"]\npids_limit = = 5\n",
+            "50-broken.conf:3",
+        ),
+        (
+            "[crio.runtime]\ndefault_env = [\"BROKEN=yes\"]\nread_only = \"perhaps\"\n",
+            "crio.runtime.read_only",
+        ),
+        (
+            "[crio.runtime]\ndefault_env = [\"BROKEN=yes\"]\nseccomp_profile = \"/not/there\"\n",
+            "/not/there",
+        ),
+        (
+            "[crio.runtime]\ndefault_env = [\"BROKEN=yes\"]\n[crio_manager]\nlog_targets = \"a=b=c\"\n",
+            "log_targets",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        node.reload_with("50-broken.conf", toml)?;
+        manager.hears("READY=1", n + 2).await?;
+        let log = node.log();
+        let line = log.lines().rfind(|line| line.contains("the one before stays in force"));
+        assert!(
+            line.is_some_and(|line| line.contains(complaint)),
+            "{complaint}: {line:?}"
+        );
+    }
+    let id = pod.create(&sh("c", &pod.image, "echo env=$BROKEN")).await?;
+    node.client.start(&id).await?;
+    node.client.exited(&id, SOON).await?;
+    assert_eq!(node.said("unreloaded", "c", "stdout")?, "env=\n");
+    fs::remove_file(node.path("crio.conf.d/50-broken.conf"))?;
+    Ok(())
+}
