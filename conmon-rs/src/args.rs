@@ -36,6 +36,7 @@ pub struct Options {
     exec_process_spec: Option<OsString>,
     exec_attach: bool,
     exit_dir: Option<OsString>,
+    exit_record: bool,
     persist_dir: Option<OsString>,
     exit_command: Option<OsString>,
     exit_command_arg: Vec<OsString>,
@@ -101,7 +102,7 @@ const fn option(long: &'static str, short: u8, value: Value, help: &'static str)
 
 use Value::{Flag, List, MaybeLongNumber, MaybeNumber, Number, Text};
 
-static OPTIONS: [OptionName; 48] = [
+static OPTIONS: [OptionName; 49] = [
     option(
         "api-version",
         0,
@@ -170,6 +171,12 @@ static OPTIONS: [OptionName; 48] = [
         "Seconds to wait before the exit command",
     ),
     option("exit-dir", 0, Text(|o| &mut o.exit_dir), "Directory for the exit file"),
+    option(
+        "exit-record",
+        0,
+        Flag(|o| &mut o.exit_record),
+        "Leave all that is known of the exit beside the exit file, as ID.json",
+    ),
     option(
         "full-attach",
         0,
@@ -447,6 +454,7 @@ pub struct MonitorPlan {
     pub container_pidfile: PathBuf,
     pub runtime: RuntimeCommand,
     pub exit_dir: Option<PathBuf>,
+    pub exit_record: bool,
     pub persist_dir: Option<PathBuf>,
     pub exit_command: Option<ExitCommand>,
     pub stdio: StdioPlan,
@@ -709,6 +717,7 @@ impl Options {
                 no_new_keyring: self.no_new_keyring,
             },
             exit_dir: self.exit_dir.map(PathBuf::from),
+            exit_record: self.exit_record,
             persist_dir: self.persist_dir.map(PathBuf::from),
             exit_command: self.exit_command.map(|path| ExitCommand {
                 path: path.into(),

@@ -39,11 +39,11 @@ impl AsFd for SignalFd {
     }
 }
 
-/// How a child ended: its status, or 128 + the signal.
+/// How a child ended.
 pub fn exit_code(status: WaitStatus) -> ExitCode {
     let code = match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => u8::try_from(code).ok(),
-        (None, Some(signal)) => u8::try_from(128 + signal).ok(),
+        (None, Some(signal)) => return u8::try_from(signal).map_or(ExitCode::Unknown, ExitCode::Signal),
         (None, None) => None,
     };
     code.map_or(ExitCode::Unknown, ExitCode::Status)

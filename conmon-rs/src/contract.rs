@@ -85,7 +85,7 @@ impl std::error::Error for NotASyncMessage {}
 impl SyncMessage {
     /// Reads one message; white space around it is allowed, a second message after it is not.
     pub fn parse(line: &[u8]) -> Result<SyncMessage, NotASyncMessage> {
-        let mut json = JsonReader { rest: line };
+        let mut json = JsonReader::new(line);
         let mut pid = None;
         let mut exit_code = None;
         let mut message = String::new();
@@ -191,15 +191,19 @@ impl Escaped {
     }
 }
 
-/// Reads the one shape of JSON that travels here: an object of strings and numbers.
-struct JsonReader<'a> {
+/// Reads the one shape of JSON that travels here: an object of strings, numbers and words.
+pub(crate) struct JsonReader<'a> {
     rest: &'a [u8],
 }
 
-type JsonResult<T> = Result<T, NotASyncMessage>;
+pub(crate) type JsonResult<T> = Result<T, NotASyncMessage>;
 
-impl JsonReader<'_> {
-    fn object(&mut self, mut member: impl FnMut(&mut Self, &str) -> JsonResult<()>) -> JsonResult<()> {
+impl<'a> JsonReader<'a> {
+    pub(crate) fn new(rest: &'a [u8]) -> JsonReader<'a> {
+        JsonReader { rest }
+    }
+
+    pub(crate) fn object(&mut self, mut member: impl FnMut(&mut Self, &str) -> JsonResult<()>) -> JsonResult<()> {
         self.expect(b'{')?;
         if !self.accept(b'}') {
             loop {
@@ -220,15 +224,30 @@ impl JsonReader<'_> {
         }
     }
 
-    fn integer(&mut self) -> JsonResult<i64> {
-        let word = self.word()?;
-        std::str::from_utf8(word)
-            .ok()
-            .and_then(|word| word.parse().ok())
-            .ok_or(NotASyncMessage)
+    pub(crate) fn integer(&mut self) -> JsonResult<i64> {
+        self.optional_integer()?.ok_or(NotASyncMessage)
     }
 
-    fn skip_scalar(&mut self) -> JsonResult<()> {
+    /// A number, or `null`.
+    pub(crate) fn optional_integer(&mut self) -> JsonResult<Option<i64>> {
+        match self.word()? {
+            b"null" => Ok(None),
+            word => {
+                let number = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok());
+                number.map(Some).ok_or(NotASyncMessage)
+            }
+        }
+    }
+
+    pub(crate) fn boolean(&mut self) -> JsonResult<bool> {
+        match self.word()? {
+            b"true" => Ok(true),
+            b"false" => Ok(false),
+            _ => Err(NotASyncMessage),
+        }
+    }
+
+    pub(crate) fn skip_scalar(&mut self) -> JsonResult<()> {
         self.skip_space();
         if self.rest.first() == Some(&b'"') {
             self.string().map(drop)
@@ -255,7 +274,7 @@ impl JsonReader<'_> {
         }
     }
 
-    fn string(&mut self) -> JsonResult<String> {
+    pub(crate) fn string(&mut self) -> JsonResult<String> {
         self.expect(b'"')?;
         let mut text = Vec::new();
         loop {
@@ -341,8 +360,10 @@ impl JsonReader<'_> {
 /// What an exit file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
-    /// The exit status, or 128 + the signal that ended it.
+    /// The exit status; read from an exit file, perhaps 128 + the signal that ended it.
     Status(u8),
+    /// The signal that ended it, 1–127.
+    Signal(u8),
     /// `-1`: killed by the time-out, or gone without anybody learning how.
     Unknown,
 }
@@ -362,6 +383,7 @@ impl ExitCode {
     pub fn number(self) -> i32 {
         match self {
             ExitCode::Status(status) => i32::from(status),
+            ExitCode::Signal(signal) => 128 + i32::from(signal),
             ExitCode::Unknown => -1,
         }
     }

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::args::MonitorPlan;
 use crate::contract::{ExitCode, PERSISTED_EXIT_FILE};
+use crate::exit_record::{EXIT_RECORD_SUFFIX, ExitRecord};
 
 /// Leaves the exit code wherever the plan asks for it: the persist directory first, because whoever waits, waits for the
 /// file in the exit directory.
@@ -21,6 +22,24 @@ pub fn write_exit_files(plan: &MonitorPlan, exit: ExitCode) -> io::Result<()> {
         write_aside(&directory.join(&plan.container_id), content.as_bytes())?;
     }
     Ok(())
+}
+
+/// Leaves the exit record, if the plan asks for one. Before the exit file, which is what is waited for.
+pub fn write_exit_record(plan: &MonitorPlan, record: &ExitRecord) -> io::Result<()> {
+    match &plan.exit_dir {
+        Some(directory) if plan.exit_record => {
+            let mut name = plan.container_id.clone();
+            name.push(EXIT_RECORD_SUFFIX);
+            write_aside(&directory.join(name), record.render().as_bytes())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Of the running kernel; empty if it cannot be read.
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 /// How often a name may be taken before we give up; each is new every nanosecond.

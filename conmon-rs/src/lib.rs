@@ -7,7 +7,7 @@
 //! - `monitor`: the loop; `poller`: what can wake it; `child`: who ended, and how; `timeout`: who ran too long
 //! - `stdio`, `console`: the container's pipes, or its terminal; `log`: where its output is kept
 //! - `attach`: clients that watch and type; `notify`: readiness for the host's service manager
-//! - `control`: resize and reopen-log requests; `oom`, `cgroup`: memory that ran out; `exit_file`: the last word
+//! - `control`: resize and reopen-log requests; `oom`, `cgroup`: memory that ran out; `exit_file`, `exit_record`: the last word
 //! - `sys`: the only file with `unsafe`
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
@@ -22,6 +22,7 @@ mod control;
 mod daemonize;
 mod exit_command;
 mod exit_file;
+pub mod exit_record;
 mod log;
 mod messages;
 mod monitor;

@@ -28,6 +28,11 @@ impl Logs {
         }
     }
 
+    /// What became of the output in the log file.
+    pub fn kept(&self) -> cri::Kept {
+        self.file.as_ref().map(CriLog::kept).unwrap_or_default()
+    }
+
     /// Gives back memory that only heavy output needs.
     pub fn trim(&mut self) {
         if let Some(file) = &mut self.file {

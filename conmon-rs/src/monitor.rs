@@ -12,7 +12,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal};
 
@@ -23,7 +23,8 @@ use crate::console::{ConsoleSocket, Delivery, WindowSize, prepare_terminal};
 use crate::contract::{CONTROL_FIFO, ExitCode, Stream, SyncKey, TIMED_OUT, WINDOW_SIZE_FIFO};
 use crate::control::{ControlMessage, RequestFifo, control_message, window_size};
 use crate::daemonize::{InheritedFds, ParentPipes, forget_stdio};
-use crate::exit_file::write_exit_files;
+use crate::exit_file::{boot_id, write_exit_files, write_exit_record};
+use crate::exit_record::{ExitRecord, Why};
 use crate::log::Logs;
 use crate::notify::NotifyProxy;
 use crate::oom::{OomWatch, write_oom_files};
@@ -69,6 +70,11 @@ pub struct Monitor<'a> {
     process: Process,
     /// How `process` ended.
     ended: Option<ExitCode>,
+    /// When the container's pid was known, and when the kernel told of its end.
+    started: SystemTime,
+    finished: SystemTime,
+    /// Memory ran out.
+    oom_killed: bool,
 }
 
 enum Phase {
@@ -219,6 +225,9 @@ impl<'a> Monitor<'a> {
             deadline,
             process: Process::open(runtime),
             ended: None,
+            started: UNIX_EPOCH,
+            finished: UNIX_EPOCH,
+            oom_killed: false,
         })
     }
 
@@ -261,7 +270,9 @@ impl<'a> Monitor<'a> {
         match (status, pid) {
             (ExitCode::Status(0), Some(Err(error))) => format!("read {pidfile}: {error}"),
             (ExitCode::Status(0), _) => format!("no pid in {pidfile}"),
-            (ExitCode::Status(status), _) => format!("{runtime} ended with status {status} and no word on stderr"),
+            (ExitCode::Status(_) | ExitCode::Signal(_), _) => {
+                format!("{runtime} ended with status {} and no word on stderr", status.number())
+            }
             (ExitCode::Unknown, _) => format!("{runtime} ended unseen"),
         }
         .into_bytes()
@@ -271,6 +282,7 @@ impl<'a> Monitor<'a> {
     #[inline(never)]
     fn supervise_from(&mut self, pid: Pid) {
         self.process = Process::open(pid);
+        self.started = SystemTime::now();
         if !self.plan.task.is_exec() {
             self.deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
         }
@@ -286,7 +298,7 @@ impl<'a> Monitor<'a> {
         self.reap();
         // Neither our child nor anybody's: its runtime has reaped it.
         if self.ended.is_none() && self.process.pidfd().is_none() && rustix::process::test_kill_process(pid).is_err() {
-            self.ended = Some(ExitCode::Unknown);
+            self.end(ExitCode::Unknown);
         }
     }
 
@@ -442,7 +454,7 @@ impl<'a> Monitor<'a> {
             Phase::Supervising => {
                 while let Some((pid, exit)) = reap_any() {
                     if pid == self.process.pid() {
-                        self.ended = Some(exit);
+                        self.end(exit);
                     }
                 }
             }
@@ -451,12 +463,17 @@ impl<'a> Monitor<'a> {
 
     fn reap_container(&mut self) {
         if self.ended.is_none() {
-            self.ended = match reap(self.process.pid()) {
-                Reaped::Exited(exit) => Some(exit),
-                Reaped::Running => None,
-                Reaped::NotOurs => Some(ExitCode::Unknown),
-            };
+            match reap(self.process.pid()) {
+                Reaped::Exited(exit) => self.end(exit),
+                Reaped::Running => {}
+                Reaped::NotOurs => self.end(ExitCode::Unknown),
+            }
         }
+    }
+
+    fn end(&mut self, exit: ExitCode) {
+        self.ended = Some(exit);
+        self.finished = SystemTime::now();
     }
 
     fn read_output(&mut self, stream: Stream) {
@@ -493,6 +510,7 @@ impl<'a> Monitor<'a> {
         let Some(oom) = &mut self.oom else { return };
         if oom.look() {
             crate::debug!("the container ran out of memory");
+            self.oom_killed = true;
             write_oom_files(self.plan);
         }
         if oom.is_finished() {
@@ -585,7 +603,7 @@ impl<'a> Monitor<'a> {
                 Phase::Supervising => None,
             };
             kill_everything(&self.process, named, self.mark, || while reap_any().is_some() {});
-            self.ended = Some(ExitCode::Unknown);
+            self.end(ExitCode::Unknown);
             self.keep_early_output();
         }
         self.regard_clients();
@@ -597,16 +615,21 @@ impl<'a> Monitor<'a> {
         if let Some(attach) = &mut attach {
             attach.release_readers();
         }
+        let record = self.record(outcome);
         drop(self);
         inherited.close();
-        let (exit, message) = match outcome {
-            Outcome::Exited(exit) => (exit, ""),
-            Outcome::TimedOut => (ExitCode::Unknown, TIMED_OUT),
+        let exit = record.exit;
+        let message = match outcome {
+            Outcome::Exited(_) => "",
+            Outcome::TimedOut => TIMED_OUT,
         };
         let mut own_status = match exit {
-            ExitCode::Status(status) => i32::from(status),
+            ExitCode::Status(_) | ExitCode::Signal(_) => exit.number(),
             ExitCode::Unknown => 255,
         };
+        if let Err(error) = write_exit_record(plan, &record) {
+            crate::error!("write exit record: {error}"); // the exit file has what matters most
+        }
         if let Err(error) = write_exit_files(plan, exit) {
             crate::error!("write exit file: {error}");
             own_status = 1;
@@ -618,6 +641,26 @@ impl<'a> Monitor<'a> {
             attach.finish();
         }
         own_status
+    }
+
+    fn record(&self, outcome: Outcome) -> ExitRecord {
+        let (exit, why) = match outcome {
+            Outcome::TimedOut => (ExitCode::Unknown, Why::TimedOut),
+            Outcome::Exited(exit @ ExitCode::Status(_)) => (exit, Why::Exited),
+            Outcome::Exited(exit @ ExitCode::Signal(_)) => (exit, Why::Signal),
+            Outcome::Exited(ExitCode::Unknown) => (ExitCode::Unknown, Why::Unseen),
+        };
+        let kept = self.logs.kept();
+        ExitRecord {
+            exit,
+            why,
+            oom_killed: self.oom_killed,
+            started_ns: nanoseconds(self.started),
+            finished_ns: nanoseconds(self.finished),
+            boot_id: boot_id(),
+            logged_bytes: kept.logged_bytes,
+            lost_bytes: kept.lost_bytes,
+        }
     }
 
     /// Reads until every writer is gone, or silent, or has had its time.
@@ -662,6 +705,12 @@ fn watch(poller: &Poller, source: &Option<impl AsFd>, event: Event) -> Result<()
         Some(source) => poller.add(source, event, Interest::Readable).map_err(named("watch")),
         None => Ok(()),
     }
+}
+
+/// Since 1970.
+fn nanoseconds(time: SystemTime) -> u64 {
+    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn named(step: &'static str) -> impl Fn(io::Error) -> String {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 
 use crate::config::{Sources, command_line_keys};
 
@@ -15,6 +16,7 @@ pub enum Invocation {
     PrintDefaultConfig,
     LoadImage { sources: Sources, file: PathBuf },
     Version(VersionFormat),
+    Completion(Shell),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +57,19 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
             },
             None => Invocation::Serve(sources),
         },
+        Some(("completion", asked)) => match asked.get_one::<Shell>("SHELL") {
+            Some(shell) => Invocation::Completion(*shell),
+            None => Invocation::Serve(sources),
+        },
         _ => Invocation::Serve(sources),
     }
+}
+
+/// What a shell reads to complete this program's commands and flags.
+pub fn completion(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "crio-manager", &mut script);
+    script
 }
 
 fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
@@ -104,6 +117,16 @@ fn command() -> Command {
                     .action(ArgAction::SetTrue)
                     .help("As JSON"),
             ),
+        )
+        .subcommand(
+            Command::new("completion")
+                .about("Print what a shell reads to complete commands and flags")
+                .arg(
+                    Arg::new("SHELL")
+                        .required(true)
+                        .value_parser(value_parser!(Shell))
+                        .help("The shell; bash: crio-manager completion bash > /etc/bash_completion.d/crio-manager"),
+                ),
         );
     for key in command_line_keys() {
         let mut arg = Arg::new(key.path())
@@ -178,6 +201,23 @@ mod tests {
         assert!(
             matches!(parse(&["image", "load", "a.tar"]), Invocation::LoadImage { file, .. } if file.ends_with("a.tar"))
         );
+    }
+
+    #[test]
+    fn every_shell_completes_every_command_and_flag() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let Invocation::Completion(asked) = parse(&["completion", &shell.to_string()]) else {
+                panic!("not the completion command")
+            };
+            let script = String::from_utf8(completion(asked)).unwrap();
+            for known in command().get_subcommands() {
+                assert!(script.contains(known.get_name()), "{shell}: {}", known.get_name());
+            }
+            for key in command_line_keys() {
+                assert!(script.contains(&key.flag()), "{shell}: {}", key.flag());
+            }
+        }
+        assert!(command().try_get_matches_from(["crio-manager", "completion"]).is_err());
     }
 
     #[test]

@@ -38,6 +38,7 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Invocation::Completion(shell) => print(&String::from_utf8_lossy(&cli::completion(shell))),
         Invocation::Version(VersionFormat::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION"))),
         Invocation::Version(VersionFormat::Json) => {
             let version = serde_json::json!({ "name": "crio-manager", "version": env!("CARGO_PKG_VERSION") });

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cri::v1::*;
-use e2e::client::{labels, security};
+use e2e::client::{labels, pod_security, security};
 use e2e::{Node, TestImage, container, eventually, refused, run_on, sh};
 use serde_json::json;
 use tonic::Code;
@@ -12,6 +12,7 @@ run_on!(runc, crun:
     a_container_runs_and_its_exit_code_is_known,
     a_container_that_ends_at_once_keeps_its_code,
     a_stop_sends_the_stop_signal_and_kills_after_the_grace,
+    the_end_of_a_container_is_that_of_its_process,
     a_container_out_of_memory_is_said_to_be_so,
     a_container_gets_the_user_environment_and_directory_asked_for,
     limits_reach_the_cgroup,
@@ -112,6 +113,30 @@ async fn a_stop_sends_the_stop_signal_and_kills_after_the_grace(node: &mut Node)
         started.elapsed() < Duration::from_secs(2),
         "no grace means now: {:?}",
         started.elapsed()
+    );
+    Ok(())
+}
+
+/// What its descendants still have to say is waited for, and is no part of its life.
+async fn the_end_of_a_container_is_that_of_its_process(node: &mut Node) -> anyhow::Result<()> {
+    let mut config = node.pod("survived");
+    // Where the container's first process is not the first of its namespace, others outlive it.
+    let mut security = pod_security(NamespaceMode::Node);
+    security.namespace_options.as_mut().unwrap().pid = NamespaceMode::Pod.into();
+    config.linux.as_mut().unwrap().security_context = Some(security);
+    let pod = node.running("", config).await?;
+    let mut container = sh("c", &pod.image, "sleep 1.5 & exit 3");
+    let security = container.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    security.namespace_options.as_mut().unwrap().pid = NamespaceMode::Pod.into();
+    let id = pod.run(&container).await?;
+    let status = node.client.exited(&id, Duration::from_secs(20)).await?;
+    assert_eq!(status.exit_code, 3);
+    let written = std::fs::metadata(node.path("exits").join(&id))?.modified()?;
+    let written = i64::try_from(written.duration_since(std::time::UNIX_EPOCH)?.as_nanos())?;
+    let late = Duration::from_nanos(u64::try_from(written - status.finished_at)?);
+    assert!(
+        late >= Duration::from_millis(900),
+        "the exit file came {late:?} after the end"
     );
     Ok(())
 }

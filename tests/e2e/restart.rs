@@ -11,6 +11,7 @@ use tonic::Code;
 run_on!(runc, crun:
     containers_survive_a_killed_manager,
     exits_that_happened_meanwhile_are_known,
+    a_spoilt_exit_record_costs_no_exit_code,
 );
 run_on!(runc:
     a_stopped_manager_does_not_wait_for_a_call_that_hangs,
@@ -102,6 +103,33 @@ async fn exits_that_happened_meanwhile_are_known(node: &mut Node) -> anyhow::Res
             "the time of the exit, not of its discovery"
         );
     }
+    Ok(())
+}
+
+/// The exit record says more than the exit file; where it cannot be read, the exit file is believed.
+async fn a_spoilt_exit_record_costs_no_exit_code(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("spoilt").await?;
+    let id = pod
+        .sh("c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.02; done")
+        .await?;
+    eventually("the trap is set", || {
+        Ok(node.said("spoilt", "c", "stdout")?.contains("ready"))
+    })
+    .await?;
+    let pid = node.client.pid(&id).await?;
+    node.kill9().await?;
+    node.namespaces.run("kill", &["-TERM", &pid.to_string()])?;
+    let file = node.path("exits").join(&id);
+    let record = node.path("exits").join(format!("{id}.json"));
+    eventually("the monitor leaves an exit file", || Ok(file.exists())).await?;
+    let text = std::fs::read_to_string(&record)?;
+    assert!(text.contains("\"exit_code\":7"), "{text}");
+    std::fs::write(&record, text.replace("\"exit_code\":7", "\"exit_code\":0,"))?;
+    node.restart().await?;
+    let status = node.client.exited(&id, SOON).await?;
+    assert_eq!((status.exit_code, status.reason.as_str()), (7, "Error"));
+    node.client.remove(&id).await?;
+    assert!(!record.exists() && !file.exists(), "both go with the container");
     Ok(())
 }
 

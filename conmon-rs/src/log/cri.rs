@@ -37,7 +37,10 @@ pub struct CriLog {
     clock: Clock,
     /// The file ends in the middle of a record, and that could not be taken back.
     torn: bool,
+    /// Since writing last worked.
     lost_bytes: u64,
+    /// Since the beginning: of records in the file, and of those that it could not take.
+    kept: Kept,
     rotation: Option<Rotation>,
     sync_at_end: bool,
 }
@@ -71,6 +74,13 @@ impl Rotation {
     }
 }
 
+/// Bytes of records: those in the file, and those that it could not take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub logged_bytes: u64,
+    pub lost_bytes: u64,
+}
+
 impl CriLog {
     /// Opens or creates the file of the plan, if there is to be one.
     pub fn open(plan: LogPlan) -> io::Result<Option<CriLog>> {
@@ -90,6 +100,7 @@ impl CriLog {
             clock: Clock::default(),
             torn: false,
             lost_bytes: 0,
+            kept: Kept::default(),
             rotation: plan.rotation,
             sync_at_end: plan.sync_at_end,
         }))
@@ -200,6 +211,11 @@ impl CriLog {
         self.size = 0;
     }
 
+    /// What became of all that was to be kept.
+    pub fn kept(&self) -> Kept {
+        self.kept
+    }
+
     /// Waits until the disk has it all, unless the plan says otherwise.
     pub fn sync(&self) {
         if self.regular
@@ -235,6 +251,7 @@ impl CriLog {
             }
         }
         let unwritten = rest.len();
+        self.kept.logged_bytes += (self.gathered.records().len() - unwritten) as u64;
         match failure {
             Some(error) => self.give_up(unwritten, &error),
             None if self.lost_bytes > 0 => {
@@ -261,6 +278,8 @@ impl CriLog {
             crate::warning!("write {}: {error}, output is being lost", self.path.display());
         }
         self.lost_bytes += lost;
+        self.kept.lost_bytes += lost;
+        self.kept.logged_bytes -= torn;
         self.size = self.size.saturating_sub(lost);
         if torn > 0 && self.take_back(torn).is_err() {
             self.torn = true;

@@ -5,6 +5,7 @@
 mod arguments;
 mod attach;
 mod exec;
+mod exit_record;
 mod exit_status;
 mod harness;
 mod journald;

@@ -119,6 +119,7 @@ impl ConmonRs {
         arguments.option("--conmon-pidfile", file(MONITOR_PID_FILE));
         arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
         arguments.option("--exit-dir", &self.exits_dir);
+        arguments.flag("--exit-record");
         arguments.option("--socket-dir-path", &self.socket_dir);
         arguments.flag("--full-attach");
         arguments.option("--log-level", "warning");

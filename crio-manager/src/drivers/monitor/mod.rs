@@ -15,9 +15,10 @@ use super::process;
 use super::seams::{
     DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch, Streamed,
 };
-use crate::model::{ContainerId, Exit, ExitStatus};
+use crate::model::{ContainerId, Exit, ExitStatus, Timestamp};
 use async_trait::async_trait;
 use conmon_rs::contract::{self, SyncMessage};
+use conmon_rs::exit_record::{EXIT_RECORD_SUFFIX, ExitRecord};
 use launch::{Outlives, Starting};
 use std::io::ErrorKind as IoErrorKind;
 use std::path::{Path, PathBuf};
@@ -138,14 +139,20 @@ impl Monitor for ConmonRs {
 
     async fn recorded_exit(&self, id: &ContainerId, bundle: &Path) -> DriverResult<Option<Exit>> {
         let path = self.exits_dir.join(id.as_str());
+        if let Some(record) = self.exit_record(id).await? {
+            return Ok(Some(Exit {
+                status: exit_status(record.exit),
+                oom_killed: record.oom_killed || self.saw_oom(bundle).await,
+                at: Timestamp::from_nanos(i64::try_from(record.finished_ns).unwrap_or(i64::MAX)),
+            }));
+        }
         let Some(content) = read_bounded(&path).await? else {
             return Ok(None);
         };
         let written = tokio::fs::metadata(&path).await.and_then(|file| file.modified());
         let at = written.map_err(|error| DriverError::io(path.display(), &error))?.into();
         let status = match contract::ExitCode::parse(&content) {
-            Some(contract::ExitCode::Status(code)) => ExitStatus::Code(code),
-            Some(contract::ExitCode::Unknown) => ExitStatus::Unknown("its monitor could not learn the status".into()),
+            Some(exit) => exit_status(exit),
             None => ExitStatus::Unknown(format!("{} holds no exit code", path.display())),
         };
         Ok(Some(Exit {
@@ -162,10 +169,46 @@ impl Monitor for ConmonRs {
     }
 
     async fn forget_exit(&self, id: &ContainerId) -> DriverResult<()> {
-        let path = self.exits_dir.join(id.as_str());
-        match tokio::fs::remove_file(&path).await {
-            Err(error) if error.kind() != IoErrorKind::NotFound => Err(DriverError::io(path.display(), &error)),
-            _ => Ok(()),
+        // The record first: it must not be taken for one without an exit file.
+        for path in [self.exit_record_path(id), self.exits_dir.join(id.as_str())] {
+            match tokio::fs::remove_file(&path).await {
+                Err(error) if error.kind() != IoErrorKind::NotFound => {
+                    return Err(DriverError::io(path.display(), &error));
+                }
+                _ => {}
+            }
         }
+        Ok(())
+    }
+}
+
+impl ConmonRs {
+    fn exit_record_path(&self, id: &ContainerId) -> PathBuf {
+        self.exits_dir.join(format!("{id}{EXIT_RECORD_SUFFIX}"))
+    }
+
+    /// The exit record, `None` if there is none that can be read: the exit file says what matters most.
+    async fn exit_record(&self, id: &ContainerId) -> DriverResult<Option<ExitRecord>> {
+        let path = self.exit_record_path(id);
+        let Some(content) = read_bounded(&path).await? else {
+            return Ok(None);
+        };
+        match ExitRecord::parse(&content) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                tracing::warn!(container_id = %id, path = %path.display(), %error, "exit record, going by the exit file");
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn exit_status(exit: contract::ExitCode) -> ExitStatus {
+    match exit {
+        contract::ExitCode::Unknown => ExitStatus::Unknown("its monitor could not learn the status".into()),
+        exit => u8::try_from(exit.number()).map_or_else(
+            |_| ExitStatus::Unknown(format!("its monitor says {}", exit.number())),
+            ExitStatus::Code,
+        ),
     }
 }
