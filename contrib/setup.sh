@@ -25,6 +25,9 @@ update_lists() {
 
 install_packages() {
     local missing=()
+    # Often there from elsewhere, in packages of other names.
+    command -v npm >/dev/null || packages+=(nodejs npm)
+    python3 -m pip --version >/dev/null 2>&1 || packages+=(python3 python3-pip)
     for package in "${packages[@]}"; do
         if [ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
             missing+=("$package")
@@ -58,6 +61,25 @@ fetch_busybox() {
     fi
     dpkg -x "$directory"/busybox-static_*.deb target/busybox
     rm -rf "$directory"
+}
+
+# Clients of exec, attach and port-forward that nobody here wrote: SPDY/3.1 from npm, WebSocket from PyPI.
+SPDY_TRANSPORT=3.0.0
+WEBSOCKET_CLIENT=1.8.0
+fetch_stream_clients() {
+    local at=target/streaming
+    if grep -qs "\"version\": \"$SPDY_TRANSPORT\"" $at/node_modules/spdy-transport/package.json; then
+        say "spdy-transport: $at/node_modules"
+    else
+        say "npm install spdy-transport@$SPDY_TRANSPORT"
+        npm install --silent --no-audit --no-fund --prefix $at "spdy-transport@$SPDY_TRANSPORT"
+    fi
+    if [ -d "$at/python/websocket_client-$WEBSOCKET_CLIENT.dist-info" ]; then
+        say "websocket-client: $at/python"
+    else
+        say "pip install websocket-client==$WEBSOCKET_CLIENT"
+        python3 -m pip install --quiet --root-user-action=ignore --target $at/python "websocket-client==$WEBSOCKET_CLIENT"
+    fi
 }
 
 # The toolchain that rust-toolchain.toml asks for, by rustup; without rustup, whatever cargo is there; without that, the
@@ -112,6 +134,7 @@ channel() { sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml; }
 mkdir -p target
 install_packages
 fetch_busybox
+fetch_stream_clients
 install_rust
 tests/hosts/tree.sh bookworm || say "no test host with systemd: its tests will say that they are skipped"
 say "done"

@@ -14,6 +14,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,6 +54,16 @@ pub struct ApiConfig {
     pub listen: PathBuf,
     pub grpc_max_send_msg_size: usize,
     pub grpc_max_recv_msg_size: usize,
+    pub stream_address: IpAddr,
+    /// 0: a free one.
+    pub stream_port: u16,
+    pub stream_idle_timeout: Duration,
+    pub stream_enable_tls: bool,
+    /// There with `stream_enable_tls`, as is the key.
+    pub stream_tls_cert: Option<PathBuf>,
+    pub stream_tls_key: Option<PathBuf>,
+    /// `None`: clients need no certificate.
+    pub stream_tls_ca: Option<PathBuf>,
 }
 
 /// `[crio.runtime]`
@@ -146,6 +157,13 @@ impl Default for Config {
                 listen: "/var/run/crio/crio.sock".into(),
                 grpc_max_send_msg_size: 80 << 20,
                 grpc_max_recv_msg_size: 80 << 20,
+                stream_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                stream_port: 0,
+                stream_idle_timeout: Duration::from_secs(4 * 60 * 60),
+                stream_enable_tls: false,
+                stream_tls_cert: None,
+                stream_tls_key: None,
+                stream_tls_ca: None,
             },
             runtime: RuntimeConfig {
                 default_runtime: String::new(),

@@ -2,6 +2,7 @@
 //!
 //! Three rooms in one direction:
 //! - `service`: CRI over gRPC: parse → call → present; `service::manager`: what CRI has no call for, beside it
+//! - `streaming`: the first room's second door: exec, attach and port-forward over HTTP
 //! - `lifecycle`: what may happen, in which order; and the one door by which facts come in; `lifecycle::reap`: what is
 //!   left half-made is removed in the background
 //! - `drivers`: one seam per outside thing; `drivers::child`: what a child does between fork and exec
@@ -25,4 +26,5 @@ pub mod node;
 pub mod reload;
 pub mod service;
 pub mod spec;
+pub mod streaming;
 pub mod systemd;

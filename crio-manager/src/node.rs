@@ -30,6 +30,7 @@ use crate::spec::resources::CgroupVersion;
 use crate::spec::seccomp::{Arch, KernelVersion};
 use crate::spec::security::{Inheritable, capabilities_of_mask};
 use crate::spec::{Node, Support};
+use crate::streaming::{Address, Server, TlsFiles};
 use crate::systemd;
 use anyhow::Context as _;
 use cri::manager::v1::LoadImageRequest;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Below the configured roots, which other programs with the same settings share: what is in here is ours alone.
@@ -96,12 +98,15 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
 
     let socket = listener::listen(&config.api.listen).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
-    let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone()))
+    let streaming = streaming_server(&config).await?;
+    let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone(), streaming.urls()))
         .max_decoding_message_size(receive)
         .max_encoding_message_size(send);
     let image = ImageServiceServer::new(Images::new(lifecycle.clone()))
         .max_decoding_message_size(receive)
         .max_encoding_message_size(send);
+    let stop_streaming = CancellationToken::new();
+    let streams = tokio::spawn(streaming.serve(lifecycle.clone(), stop_streaming.clone()));
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let mut stopped = stopping.clone();
@@ -150,6 +155,10 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
         () = told => {}
         () = too_long => warn!("calls are still under way, leaving; their callers may ask again"),
     }
+    stop_streaming.cancel();
+    if let Err(error) = streams.await {
+        warn!(%error, "the streaming server ended before its time");
+    }
     lifecycle.drain(DRAIN_LIMIT).await;
     if tokio::time::timeout(DRAIN_LIMIT, images.shutdown()).await.is_err() {
         warn!("the image store is still busy, leaving; the next start removes what is half-made");
@@ -195,6 +204,24 @@ pub fn load_images(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, 
             .map(|image| (image.id.to_string(), image.tags))
             .collect())
     })
+}
+
+async fn streaming_server(config: &Config) -> anyhow::Result<Server> {
+    let api = &config.api;
+    let address = Address {
+        ip: api.stream_address,
+        port: api.stream_port,
+    };
+    let tls = match (api.stream_enable_tls, &api.stream_tls_cert, &api.stream_tls_key) {
+        (false, _, _) => None,
+        (true, Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_authorities: api.stream_tls_ca.clone(),
+        }),
+        (true, _, _) => anyhow::bail!("stream_enable_tls needs stream_tls_cert and stream_tls_key"),
+    };
+    Ok(Server::listen(address, tls, api.stream_idle_timeout).await?)
 }
 
 /// Where the field's tools look for a signature policy.

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Where the short paths of `docs/specification.md` begin.
-const BELOW: [(&str, &str); 7] = [
+const BELOW: [(&str, &str); 8] = [
     ("lifecycle/", "crio-manager/src"),
     ("model/", "crio-manager/src"),
     ("spec/", "crio-manager/src"),
     ("drivers/", "crio-manager/src"),
     ("service/", "crio-manager/src"),
+    ("streaming/", "crio-manager/src"),
     ("e2e/", "tests"),
     ("monitor/", "conmon-rs/tests"),
 ];

@@ -1,7 +1,10 @@
 //! Every key: where it stands, the sentence that explains it, how it enters [`Config`] and how it is printed. Reading,
 //! flags, environment and `crio-manager config` all walk these lists.
 
-use super::value::{Setting, Value, bytes, log_size, message_size, program, seconds, socket, sysctls};
+use super::value::{
+    Setting, Value, bytes, log_size, message_size, program, seconds, socket, stream_address, stream_idle_timeout,
+    stream_port, sysctls,
+};
 use super::{Config, RuntimeHandler};
 
 /// A key of the daemon.
@@ -153,7 +156,7 @@ static LIVE: [(&str, &str); 11] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 42] = [
+pub static KEYS: [Key; 49] = [
     key!(
         "crio",
         "root",
@@ -183,6 +186,48 @@ pub static KEYS: [Key; 42] = [
         "grpc_max_recv_msg_size",
         api.grpc_max_recv_msg_size as message_size,
         "The largest request, in bytes."
+    ),
+    key!(
+        "crio.api",
+        "stream_address",
+        api.stream_address as stream_address,
+        "The address on which exec, attach and port-forward are served to the kubelet; \"\" is 127.0.0.1."
+    ),
+    key!(
+        "crio.api",
+        "stream_port",
+        api.stream_port as stream_port,
+        "Its port; \"0\" takes a free one."
+    ),
+    key!(
+        "crio.api",
+        "stream_idle_timeout",
+        api.stream_idle_timeout as stream_idle_timeout,
+        "After this much silence a stream is closed, as \"30s\" or \"1h30m\"; \"\" is 4h."
+    ),
+    key!(
+        "crio.api",
+        "stream_enable_tls",
+        api.stream_enable_tls,
+        "Serve streams over TLS. Certificates are read anew when their files change."
+    ),
+    key!(
+        "crio.api",
+        "stream_tls_cert",
+        api.stream_tls_cert,
+        "The certificate for it, with those that lead to an authority; PEM."
+    ),
+    key!(
+        "crio.api",
+        "stream_tls_key",
+        api.stream_tls_key,
+        "The certificate's private key; PEM."
+    ),
+    key!(
+        "crio.api",
+        "stream_tls_ca",
+        api.stream_tls_ca,
+        "Authorities of which a client must bring a certificate; \"\" asks for none."
     ),
     key!(
         "crio.runtime",
@@ -463,20 +508,7 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "internal_repair",
         ],
     ),
-    (
-        "crio.api",
-        &[
-            "stream_address",
-            "stream_port",
-            "stream_enable_tls",
-            "stream_tls_cert",
-            "stream_tls_key",
-            "stream_tls_ca",
-            "stream_idle_timeout",
-            "tls_min_version",
-            "tls_cipher_suites",
-        ],
-    ),
+    ("crio.api", &["tls_min_version", "tls_cipher_suites"]),
     (
         "crio.runtime",
         &[

@@ -517,3 +517,30 @@ proptest::proptest! {
         let _ = load(&Host::with(&text).sources);
     }
 }
+
+#[test]
+fn where_streams_are_served_is_read_as_cri_o_writes_it_and_nonsense_is_refused() {
+    let api = |text: &str| load(&Host::with(&format!("[crio.api]\n{text}\n")).program("runc").sources);
+    let read = api("stream_address = \"::1\"\nstream_port = \"10010\"\nstream_idle_timeout = \"1h2m3s\"")
+        .unwrap()
+        .0;
+    assert_eq!(read.api.stream_address.to_string(), "::1");
+    assert_eq!(read.api.stream_port, 10010);
+    assert_eq!(read.api.stream_idle_timeout.as_secs(), 3723);
+    let empty = api("stream_address = \"\"\nstream_port = \"\"\nstream_idle_timeout = \"\"")
+        .unwrap()
+        .0;
+    assert_eq!(empty.api, Config::default().api);
+    for wrong in [
+        "stream_address = \"localhost\"",
+        "stream_port = \"65536\"",
+        "stream_port = -1",
+        "stream_idle_timeout = \"4\"",
+        "stream_idle_timeout = \"0s\"",
+        "stream_idle_timeout = \"-1h\"",
+        "stream_idle_timeout = \"99999999999999999999h\"",
+        "stream_enable_tls = \"maybe\"",
+    ] {
+        assert!(api(wrong).is_err(), "{wrong}");
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -359,6 +360,78 @@ pub mod seconds {
     }
     pub fn write(duration: &Duration) -> String {
         duration.as_secs().to_string()
+    }
+}
+
+/// An IP address; nothing is 127.0.0.1.
+pub mod stream_address {
+    use super::{IpAddr, Ipv4Addr, Value, quote};
+
+    pub fn read(value: &Value) -> Result<IpAddr, String> {
+        match value.text()? {
+            "" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            text => text.parse().map_err(|_| format!("{text:?} is not an IP address")),
+        }
+    }
+    pub fn write(address: &IpAddr) -> String {
+        quote(&address.to_string())
+    }
+}
+
+/// A port as text, as CRI-O has it, or as a number; 0 and nothing take a free one.
+pub mod stream_port {
+    use super::{Value, quote};
+
+    pub fn read(value: &Value) -> Result<u16, String> {
+        let number = match value {
+            Value::Text(text) if text.is_empty() => return Ok(0),
+            Value::Text(text) => text.parse().ok(),
+            other => u16::try_from(other.integer()?).ok(),
+        };
+        number.ok_or_else(|| format!("expected a port, 0 to 65535, found {}", value.kind()))
+    }
+    pub fn write(port: &u16) -> String {
+        quote(&port.to_string())
+    }
+}
+
+/// A time as Go writes it, of hours, minutes and seconds; nothing is four hours.
+pub mod stream_idle_timeout {
+    use super::{Duration, Value, quote};
+
+    const UNITS: [(char, u64); 3] = [('h', 3600), ('m', 60), ('s', 1)];
+    const DEFAULT: Duration = Duration::from_secs(4 * 3600);
+    /// A year.
+    const MAX_SECONDS: u64 = 31_536_000;
+
+    pub fn read(value: &Value) -> Result<Duration, String> {
+        let text = value.text()?;
+        if text.is_empty() {
+            return Ok(DEFAULT);
+        }
+        match parse(text) {
+            Some(seconds @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(seconds)),
+            _ => Err(format!(
+                "expected a time of at least a second, such as \"30s\" or \"1h30m\", found {}",
+                value.kind()
+            )),
+        }
+    }
+
+    fn parse(mut text: &str) -> Option<u64> {
+        let mut seconds = 0_u64;
+        while !text.is_empty() {
+            let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+            let unit = rest.chars().next()?;
+            let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+            seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(*factor)?)?;
+            text = rest.get(1..)?;
+        }
+        Some(seconds)
+    }
+
+    pub fn write(duration: &Duration) -> String {
+        quote(&format!("{}s", duration.as_secs()))
     }
 }
 

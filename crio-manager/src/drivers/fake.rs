@@ -404,6 +404,14 @@ impl Monitor for FakeNode {
         Ok(ExecOutcome::TimedOut)
     }
 
+    async fn exec_attached(&self, _: ExecLaunch) -> DriverResult<Streamed> {
+        self.attach(Path::new(""))
+    }
+
+    fn attach(&self, _: &Path) -> DriverResult<Streamed> {
+        Err(DriverError::new(ErrorKind::Unavailable, "the fake has no streams"))
+    }
+
     async fn reopen_log(&self, _: &Path, _: &Path) -> DriverResult<()> {
         Ok(())
     }
@@ -488,6 +496,10 @@ impl NamespacePins for FakeNode {
     async fn unpin(&self, id: &SandboxId) -> DriverResult<()> {
         self.enter("unpin namespaces").await;
         self.release(format!("namespaces {}", id.short()))
+    }
+
+    async fn dial(&self, _: Option<&Path>, _: u16) -> DriverResult<tokio::net::TcpStream> {
+        Err(DriverError::new(ErrorKind::Unavailable, "the fake has no ports"))
     }
 }
 

@@ -4,6 +4,7 @@
 //! They are made by a thread of their own that unshares, prepares what is inside (loopback, host name, sysctls),
 //! pins, and ends: no thread of the caller ever changes its namespaces.
 
+mod dial;
 mod sysctl;
 
 pub use sysctl::{Sysctl, SysctlRefused};
@@ -23,6 +24,7 @@ use nix::sched::CloneFlags;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use sysctl::with_defaults;
+use tokio::net::TcpStream;
 
 /// The longest host name Linux takes (`__NEW_UTS_LEN`).
 const HOSTNAME_MAX_BYTES: usize = 64;
@@ -445,6 +447,10 @@ impl NamespacePins for Namespaces {
 
     async fn unpin(&self, id: &SandboxId) -> DriverResult<()> {
         Ok(Namespaces::unpin(self, id.as_str()).await?)
+    }
+
+    async fn dial(&self, netns: Option<&Path>, port: u16) -> DriverResult<TcpStream> {
+        dial::dial(netns, port).await
     }
 
     async fn traffic(&self, namespace: &Path) -> DriverResult<Vec<InterfaceTraffic>> {

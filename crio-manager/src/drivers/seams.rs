@@ -9,11 +9,15 @@ use crate::model::container::Resources;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
 
 /// What went wrong outside, in the words of whoever knows, and of what kind it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -201,6 +205,8 @@ pub struct ExecLaunch {
     pub process_json: Vec<u8>,
     /// A terminal.
     pub tty: bool,
+    /// Standard input is open. (A terminal's always is.)
+    pub stdin: bool,
     /// Kill it after this; `None` waits for ever.
     pub timeout: Option<Duration>,
     /// The cgroup of its monitor: that of the container's monitor.
@@ -232,6 +238,59 @@ pub struct ExecOutput {
     pub is_cut: bool,
 }
 
+/// What a client sends to a command or a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Standard input, or keys.
+    Stdin(Bytes),
+    /// There is no more of it.
+    End,
+    /// The terminal has this many columns and rows now.
+    Resize {
+        /// Columns.
+        width: u16,
+        /// Rows.
+        height: u16,
+    },
+}
+
+/// What a command or a container sends to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output; of a terminal, everything.
+    Stdout(Bytes),
+    /// Standard error.
+    Stderr(Bytes),
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The command ended: 0–255; 128 + signal.
+    ExitCode(i32),
+    /// The container's streams were closed.
+    Closed,
+}
+
+/// A client's side of a session. Who drops it has left: a command is hung up then, and ended if it does not hear that.
+#[derive(Debug)]
+pub struct Session {
+    /// To the container.
+    pub input: mpsc::Sender<Input>,
+    /// From it, until its streams are closed.
+    pub output: mpsc::Receiver<Output>,
+    /// How it ended, after the last output.
+    pub ended: oneshot::Receiver<DriverResult<SessionEnd>>,
+}
+
+/// A session, and the work that it needs somebody to do.
+pub struct Streamed {
+    /// For the client.
+    pub session: Session,
+    /// Carries bytes until the session has ended, whichever side ends it.
+    pub work: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
 /// conmon-rs.
 #[async_trait]
 pub trait Monitor: Send + Sync {
@@ -243,6 +302,12 @@ pub trait Monitor: Send + Sync {
 
     /// Runs a command to its end.
     async fn exec(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome>;
+
+    /// Runs a command with a client at its standard streams; returns once it runs.
+    async fn exec_attached(&self, exec: ExecLaunch) -> DriverResult<Streamed>;
+
+    /// Puts a client at the standard streams of the container with this bundle.
+    fn attach(&self, bundle: &Path) -> DriverResult<Streamed>;
 
     /// Has the log file opened anew; returns once it exists.
     async fn reopen_log(&self, bundle: &Path, log_path: &Path) -> DriverResult<()>;
@@ -337,6 +402,9 @@ pub trait NamespacePins: Send + Sync {
 
     /// Unpins all of the pod's.
     async fn unpin(&self, id: &SandboxId) -> DriverResult<()>;
+
+    /// Connects to a port on the loopback interface of this network namespace; `None` is the host's.
+    async fn dial(&self, netns: Option<&Path>, port: u16) -> DriverResult<TcpStream>;
 
     /// The interfaces of a pinned network namespace but `lo`, the first one first.
     async fn traffic(&self, namespace: &Path) -> DriverResult<Vec<InterfaceTraffic>>;

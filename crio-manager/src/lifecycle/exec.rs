@@ -1,11 +1,13 @@
 //! ExecSync: a command in a running container, to its end or its time limit.
 
 use super::Lifecycle;
+use super::cell::ContainerCell;
 use super::error::{Error, InStep, Step};
 use super::specify::specify_exec;
 use super::under_way::PATIENCE;
 use crate::drivers::seams::{ExecLaunch, ExecOutcome};
 use crate::model::{ContainerId, ContainerState};
+use std::sync::Arc;
 use std::time::Duration;
 
 impl Lifecycle {
@@ -25,31 +27,50 @@ impl Lifecycle {
         command: Vec<String>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutcome, Error> {
-        let cell = self.registry().container(id)?;
-        let state = cell.state();
-        if !matches!(state, ContainerState::Running { .. }) {
-            return Err(Error::NotRunning {
-                id: cell.plan.id.short().to_owned(),
-                state: state.word(),
-            });
-        }
+        let cell = self.running(id)?;
         let this = self.clone();
         let limit = timeout.map(|timeout| timeout.saturating_add(PATIENCE));
         self.run_to_end("exec", limit, async move {
             let d = this.drivers();
-            let config = d.bundle.read_spec(&cell.plan.id).step("read spec").await?;
-            let process_json = specify_exec(&config, &command, cell.plan.tty).in_step("build exec")?;
-            let monitor_cgroup = cell.cgroup_parent.monitor(&cell.plan.id);
-            let launch = ExecLaunch {
-                id: cell.plan.id.clone(),
-                handler: cell.handler.clone(),
-                process_json,
-                tty: cell.plan.tty,
-                timeout,
-                entrance: d.cgroup.entrance(&monitor_cgroup).step("make monitor cgroup").await?,
-            };
+            let launch = this.exec_launch(&cell, &command, cell.plan.tty).await?;
+            let launch = ExecLaunch { timeout, ..launch };
             Ok(d.monitor.exec(launch).step("exec").await?)
         })
         .await
+    }
+
+    /// A container that runs.
+    pub(super) fn running(&self, id: &str) -> Result<Arc<ContainerCell>, Error> {
+        let cell = self.registry().container(id)?;
+        let state = cell.state();
+        if matches!(state, ContainerState::Running { .. }) {
+            return Ok(cell);
+        }
+        Err(Error::NotRunning {
+            id: cell.plan.id.short().to_owned(),
+            state: state.word(),
+        })
+    }
+
+    /// A command in this container, without input or time limit.
+    pub(super) async fn exec_launch(
+        &self,
+        cell: &ContainerCell,
+        command: &[String],
+        tty: bool,
+    ) -> Result<ExecLaunch, Error> {
+        let d = self.drivers();
+        let config = d.bundle.read_spec(&cell.plan.id).step("read spec").await?;
+        let process_json = specify_exec(&config, command, tty).in_step("build exec")?;
+        let monitor_cgroup = cell.cgroup_parent.monitor(&cell.plan.id);
+        Ok(ExecLaunch {
+            id: cell.plan.id.clone(),
+            handler: cell.handler.clone(),
+            process_json,
+            tty,
+            stdin: false,
+            timeout: None,
+            entrance: d.cgroup.entrance(&monitor_cgroup).step("make monitor cgroup").await?,
+        })
     }
 }

@@ -21,6 +21,7 @@ mod specify;
 mod start;
 pub mod stats;
 mod stop;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod under_way;

@@ -7,6 +7,7 @@ use super::{parse, present, usage};
 use crate::drivers::seams::{ExecOutcome, ExecOutput};
 use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
+use crate::streaming::{Asked, Command, Urls};
 use cri::v1;
 use cri::v1::runtime_service_server::RuntimeService;
 use serde_json::json;
@@ -20,12 +21,20 @@ use tonic::{Request, Response, Status};
 #[derive(Clone)]
 pub struct Runtime {
     lifecycle: Lifecycle,
+    urls: Urls,
 }
 
 impl Runtime {
-    /// Serves this node.
-    pub fn new(lifecycle: Lifecycle) -> Self {
-        Self { lifecycle }
+    /// Serves this node; streams are served at `urls`.
+    pub fn new(lifecycle: Lifecycle, urls: Urls) -> Self {
+        Self { lifecycle, urls }
+    }
+
+    /// The URL for what was asked.
+    fn url(&self, asked: Asked) -> Result<String, Status> {
+        let random = self.lifecycle.drivers().clock.random();
+        let issued = self.urls.issue(asked, random);
+        issued.map_err(|too_many| Status::resource_exhausted(too_many.to_string()))
     }
 
     fn list_of_sandboxes(&self, filter: &Filter) -> Vec<v1::PodSandbox> {
@@ -363,16 +372,34 @@ impl RuntimeService for Runtime {
         reply(v1::UpdateContainerResourcesResponse {})
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
-        later("Exec")
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
+        let (id, words, streams) = parse::exec(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        let id = self.lifecycle.running_container(&id).map_err(status)?;
+        let words = Some(words);
+        let url = self.url(Asked::Command(Command { id, words, streams }))?;
+        reply(v1::ExecResponse { url })
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
-        later("Attach")
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
+        let (id, streams) = parse::attach(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        let (id, has_terminal) = self.lifecycle.attachable(&id).map_err(status)?;
+        if streams.tty != has_terminal {
+            let it = if has_terminal { "has" } else { "has not" };
+            return Err(Status::invalid_argument(format!("tty: the container {it} a terminal")));
+        }
+        let words = None;
+        let url = self.url(Asked::Command(Command { id, words, streams }))?;
+        reply(v1::AttachResponse { url })
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
-        later("PortForward")
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
+        let (id, ports) = parse::port_forward(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("sandbox_id", &id);
+        let id = self.lifecycle.ready_sandbox(&id).map_err(status)?;
+        let url = self.url(Asked::Ports { id, ports })?;
+        reply(v1::PortForwardResponse { url })
     }
 
     async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {

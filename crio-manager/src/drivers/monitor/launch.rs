@@ -26,12 +26,20 @@ pub(super) enum Outlives {
     TheDaemon,
 }
 
+/// A pipe that the monitor is told of beside the sync pipe.
+pub(super) struct Pipe {
+    /// The variable that has its number.
+    pub(super) variable: &'static str,
+    /// The monitor's end.
+    pub(super) end: std::os::unix::net::UnixStream,
+}
+
 /// The manager's ends of a monitor that is starting.
 pub(super) struct Starting {
     pub(super) child: Child,
     pub(super) sync: UnixStream,
     /// Where the OCI runtime delivers a terminal. A monitor that is killed leaves its socket there.
-    _temporary: tempfile::TempDir,
+    pub(super) temporary: tempfile::TempDir,
 }
 
 impl ConmonRs {
@@ -43,6 +51,19 @@ impl ConmonRs {
         directory: &Path,
         entrance: Entrance,
         outlives: Outlives,
+    ) -> DriverResult<Starting> {
+        self.spawn_with(handler, arguments, directory, entrance, outlives, Vec::new())
+    }
+
+    /// The same with more pipes.
+    pub(super) fn spawn_with(
+        &self,
+        handler: &Handler,
+        arguments: Vec<OsString>,
+        directory: &Path,
+        entrance: Entrance,
+        outlives: Outlives,
+        pipes: Vec<Pipe>,
     ) -> DriverResult<Starting> {
         let pair = || -> std::io::Result<_> {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
@@ -68,21 +89,24 @@ impl ConmonRs {
         if outlives == Outlives::Nobody {
             child::dies_with_us(&mut command);
         }
-        let sync_pipe = FdMapping {
+        let mut mappings = vec![FdMapping {
             parent_fd: theirs.into(),
             child_fd: SYNC_FD,
-        };
+        }];
+        for (pipe, child_fd) in pipes.into_iter().zip(SYNC_FD + 1..) {
+            command.env(pipe.variable, child_fd.to_string());
+            mappings.push(FdMapping {
+                parent_fd: pipe.end.into(),
+                child_fd,
+            });
+        }
         command
-            .fd_mappings(vec![sync_pipe])
+            .fd_mappings(mappings)
             .map_err(|error| DriverError::new(ErrorKind::Failed, error.to_string()))?;
         let child = command
             .spawn()
             .map_err(|error| missing(&handler.monitor_path, &error))?;
-        Ok(Starting {
-            child,
-            sync,
-            _temporary: temporary,
-        })
+        Ok(Starting { child, sync, temporary })
     }
 
     pub(super) fn create_arguments(&self, launch: &MonitorLaunch) -> Vec<OsString> {

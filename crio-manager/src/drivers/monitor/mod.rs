@@ -1,16 +1,20 @@
 //! conmon-rs from the manager's side: launches it, reads its sync pipe and its files.
 
+mod attached;
 mod exec;
 mod exits;
 mod launch;
 mod reopen;
+mod stream;
 mod sync;
 
 pub use exec::EXEC_OUTPUT_BYTES;
 pub use exits::ExitsAwaited;
 
 use super::process;
-use super::seams::{DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch};
+use super::seams::{
+    DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch, Streamed,
+};
 use crate::model::{ContainerId, Exit, ExitStatus, Timestamp};
 use async_trait::async_trait;
 use conmon_rs::contract::{self, SyncMessage};
@@ -115,6 +119,14 @@ impl Monitor for ConmonRs {
 
     async fn exec(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome> {
         self.run(exec).await
+    }
+
+    async fn exec_attached(&self, exec: ExecLaunch) -> DriverResult<Streamed> {
+        self.run_attached(exec).await
+    }
+
+    fn attach(&self, bundle: &Path) -> DriverResult<Streamed> {
+        self.attach_to(bundle)
     }
 
     async fn reopen_log(&self, bundle: &Path, log_path: &Path) -> DriverResult<()> {
