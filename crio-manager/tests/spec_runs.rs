@@ -350,6 +350,9 @@ fn with_each_runtime(test: &str, body: impl Fn(&Host)) {
     }
 }
 
+/// Static; `make setup` unpacks it.
+const BUSYBOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/busybox/bin/busybox");
+
 impl Runtime {
     fn missing(self) -> Option<&'static str> {
         let here = |program| {
@@ -361,7 +364,7 @@ impl Runtime {
         };
         match self {
             _ if !nix::unistd::geteuid().is_root() => Some("not root"),
-            _ if !Path::new("/bin/busybox").exists() => Some("no busybox on this host"),
+            _ if !Path::new(BUSYBOX).exists() => Some("no target/busybox (make setup)"),
             _ if !Path::new("/proc/sys/kernel/seccomp").exists() => Some("no seccomp in this kernel"),
             Runtime::Runc if !here("runc") => Some("no runc on this host"),
             Runtime::Crun if !here("crun") => Some("no crun on this host"),
@@ -599,12 +602,12 @@ fn rootfs() -> tempfile::TempDir {
         std::fs::create_dir_all(root.join(place)).expect("a directory of ours");
     }
     std::fs::set_permissions(root.join("tmp"), std::fs::Permissions::from_mode(0o1777)).expect("a directory of ours");
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox is here");
+    std::fs::copy(BUSYBOX, root.join("bin/busybox")).expect("busybox is here");
     for applet in ["sh", "id", "cat", "grep", "touch", "sleep", "ls", "wc", "chmod", "cut"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("a directory of ours");
     }
     let this = std::env::current_exe().expect("this program");
-    for program in [Path::new("/bin/busybox"), &this] {
+    for program in [Path::new(BUSYBOX), &this] {
         for library in libraries(program) {
             let copy = root.join(library.strip_prefix("/").expect("absolute"));
             std::fs::create_dir_all(copy.parent().expect("not the root")).expect("a directory of ours");
