@@ -33,11 +33,14 @@ fn a_line_that_never_ends_is_in_the_log(podman: &Podman) -> anyhow::Result<()> {
 }
 
 fn a_follower_sees_all_and_ends_with_the_container(podman: &Podman) -> anyhow::Result<()> {
-    let script = "echo ready; while [ ! -e /go ]; do sleep 0.02; done; seq 1 500; exit 3";
-    podman.run(&["run", "-d", "--name", "c", IMAGE, "sh", "-c", script])?;
+    // Told from outside: an exec that lets the container end could be killed with it.
+    std::fs::create_dir(podman.path("go"))?;
+    let volume = format!("{}:/go", podman.path("go").display());
+    let script = "echo ready; while [ ! -e /go/now ]; do sleep 0.02; done; seq 1 500; exit 3";
+    podman.run(&["run", "-d", "--name", "c", "-v", &volume, IMAGE, "sh", "-c", script])?;
     let mut follower = podman.terminal(&["logs", "-f", "c"], 24, 80)?;
     follower.shows("ready")?;
-    podman.run(&["exec", "c", "touch", "/go"])?;
+    std::fs::write(podman.path("go/now"), "")?;
     ensure!(follower.ended()?.success(), "{}", follower.screen());
     follower.shows("\n500\r\n")?;
     let seen: Vec<String> = follower.screen().lines().skip(1).map(str::to_owned).collect();
