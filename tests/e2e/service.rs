@@ -10,6 +10,7 @@ run_on!(runc:
     pings_prove_that_the_daemon_answers,
     a_reload_changes_what_is_live_and_names_what_is_not,
     a_reload_with_an_error_leaves_everything_as_it_was,
+    the_log_can_be_json_with_a_span_for_each_call,
 );
 
 const WATCHDOG: Duration = Duration::from_secs(3);
@@ -139,5 +140,25 @@ async fn a_reload_with_an_error_leaves_everything_as_it_was(node: &mut Node) -> 
     node.client.exited(&id, SOON).await?;
     assert_eq!(node.said("unreloaded", "c", "stdout")?, "env=\n");
     fs::remove_file(node.path("crio.conf.d/50-broken.conf"))?;
+    Ok(())
+}
+
+async fn the_log_can_be_json_with_a_span_for_each_call(node: &mut Node) -> anyhow::Result<()> {
+    let toml = "[crio_manager]\nlog_format = \"json\"\n";
+    fs::write(node.path("crio.conf.d").join("90-json.conf"), toml)?;
+    node.restart().await?;
+    let pod = node.running_host_pod("spoken").await?;
+    let log = node.log();
+    // Before the restart it was text.
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let calls: Vec<_> = lines.filter(|line| line["span"]["rpc"] == "RunPodSandbox").collect();
+    assert!(
+        calls.iter().any(|line| line["span"]["sandbox_id"] == pod.id),
+        "{calls:#?}"
+    );
+    let answered = calls.iter().find(|line| line["message"] == "answered");
+    assert!(answered.is_some_and(|line| line["elapsed_ms"].is_u64()), "{calls:#?}");
     Ok(())
 }
