@@ -1,43 +1,39 @@
 //! Clients that watch and type, over a seqpacket socket in the bundle.
 //!
-//! A client that does not read must not stop the container, its log or its exit file; one that reads must lose nothing.
-//! So each has a backlog. While one is full the container's output waits, but only for `BACKLOG_PATIENCE`: a client that
-//! has not taken half of it by then is cut off.
+//! A container has its log, so it never waits for a client: each has a backlog, in memory and then in a file, and one that
+//! is too far behind even for that is cut off. The output of an exec has no other place, so it waits for its client as it
+//! would in a pipe, though not for one that takes nothing for `PATIENCE`.
 
-use std::collections::VecDeque;
+mod backlog;
+mod client;
+mod socket;
+
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, open};
-use rustix::io::{Errno, retry_on_intr, write};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
-    bind, listen, recv, sendmsg, socket_with,
-};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
 
+use self::client::{Client, Typed};
+use self::socket::{listen_in, make_link};
 use crate::contract::{ATTACH_PACKET_BYTES, ATTACH_SOCKET, Stream};
 use crate::poller::{ClientId, Event, Interest, Poller};
-use crate::sys;
+use crate::sys::{self, Fork};
 
-/// What a client may leave unread before the container has to wait for it.
-const BACKLOG_BYTES: usize = 1024 * 1024;
+/// What a client of an exec may leave unread before the exec has to wait for it.
+const BACKLOG_BYTES: usize = backlog::MEMORY_BYTES;
 
-/// How long the container waits for a client to take half of that.
-pub const BACKLOG_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an exec waits for a client that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Packets of one client before others have their turn.
-const PACKETS_PER_TURN: usize = 16;
-
-/// How long clients may read on when the container is gone and everybody else knows.
-const FAREWELL: Duration = Duration::from_secs(5);
-
-const WAITING_CONNECTIONS: i32 = 10;
+/// When the container is gone and everybody else knows: how long a client may take nothing, and how long it may read on.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(600);
 
 /// The socket, its short name elsewhere, and who is connected.
 pub struct Attach {
@@ -49,21 +45,8 @@ pub struct Attach {
     /// The process has no descriptors left: nobody is accepted until a client leaves.
     full: bool,
     waits_for_stdin: bool,
-}
-
-struct Client {
-    id: ClientId,
-    connection: OwnedFd,
-    /// Packets that could not be sent yet.
-    backlog: VecDeque<Vec<u8>>,
-    backlog_bytes: usize,
-    /// A part of one packet that stdin had no room for yet.
-    input: Vec<u8>,
-    sends_more: bool,
-    reads_more: bool,
-    /// Both directions are closed on its side.
-    gone: bool,
-    watched: Interest,
+    /// Where clients' backlogs may be; without it the output waits.
+    overflow: Option<PathBuf>,
 }
 
 /// Where input goes.
@@ -75,20 +58,10 @@ pub enum Stdin {
     Closed,
 }
 
-/// What a client's input has led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Typed {
-    /// Nothing more for now.
-    Nothing,
-    /// Stdin takes no more for now.
-    Blocked,
-    /// This client has nothing more to say.
-    Finished,
-}
-
 impl Attach {
-    /// Makes the socket, and the link if there is to be one: `(directory, name)`.
-    pub fn listen(bundle: &Path, link: Option<(&Path, &OsStr)>) -> io::Result<Attach> {
+    /// Makes the socket, and the link if there is to be one: `(directory, name)`. What clients leave unread goes to files in
+    /// the directory `overflow`; without one the output waits for them.
+    pub fn listen(bundle: &Path, link: Option<(&Path, &OsStr)>, overflow: Option<PathBuf>) -> io::Result<Attach> {
         let socket_path = bundle.join(ATTACH_SOCKET);
         let listener = listen_in(bundle, &socket_path).map_err(|error| named(error, &socket_path))?;
         let link = match link {
@@ -107,6 +80,7 @@ impl Attach {
             next: ClientId::FIRST,
             full: false,
             waits_for_stdin: false,
+            overflow,
         })
     }
 
@@ -142,38 +116,47 @@ impl Attach {
     pub fn broadcast(&mut self, stream: Stream, output: &[u8], poller: &Poller) {
         for client in &mut self.clients {
             for piece in output.chunks(ATTACH_PACKET_BYTES - 1) {
-                client.send(stream, piece);
+                if let Err(error) = client.send(stream, piece, self.overflow.as_deref()) {
+                    crate::warning!("an attached client is too far behind, it is cut off: {error}");
+                    client.leave(poller);
+                }
             }
             client.watch(poller);
         }
     }
 
-    /// Somebody has more to read than we want to keep.
-    pub fn is_behind(&self) -> bool {
-        self.clients.iter().any(|client| client.backlog_bytes > BACKLOG_BYTES)
+    /// Somebody has more to read than we want to keep, or, where the output waits already, has not caught up yet.
+    pub fn is_behind(&self, waits: bool) -> bool {
+        let limit = if waits { BACKLOG_BYTES / 2 } else { BACKLOG_BYTES };
+        self.overflow.is_none() && self.clients.iter().any(|client| client.backlog.bytes() > limit)
     }
 
-    /// Somebody has so much to read that even the end is no reason to keep more.
-    pub fn is_far_behind(&self) -> bool {
-        self.clients
-            .iter()
-            .any(|client| client.backlog_bytes > 2 * BACKLOG_BYTES)
+    /// Until when whoever is behind has to have taken something.
+    pub fn patience_ends(&self) -> Option<Instant> {
+        let idle = self.clients.iter().filter_map(|client| client.backlog.idle_since());
+        idle.min().map(|since| since + PATIENCE)
     }
 
-    /// Somebody has not caught up.
-    pub fn is_catching_up(&self) -> bool {
-        self.clients
-            .iter()
-            .any(|client| client.backlog_bytes > BACKLOG_BYTES / 2)
-    }
-
-    /// Cuts off who did not catch up.
-    pub fn drop_slow(&mut self, poller: &Poller) {
+    /// Cuts off who has taken nothing since.
+    pub fn drop_idle(&mut self, now: Instant, poller: &Poller) {
         for client in &mut self.clients {
-            if client.backlog_bytes > BACKLOG_BYTES / 2 {
+            if client.backlog.idle_since().is_some_and(|since| since + PATIENCE <= now) {
                 crate::warning!("an attached client does not read, it is cut off");
-                client.backlog.clear();
-                client.backlog_bytes = 0;
+                client.leave(poller);
+            }
+        }
+    }
+
+    /// Somebody was cut off, and is to be forgotten by `take_input`.
+    pub fn anybody_left(&self) -> bool {
+        self.clients.iter().any(|client| client.gone)
+    }
+
+    /// Nothing waits any more, so memory has to be enough.
+    pub fn drop_far_behind(&mut self, poller: &Poller) {
+        for client in &mut self.clients {
+            if client.backlog.bytes() > 8 * BACKLOG_BYTES {
+                crate::warning!("an attached client is too far behind, it is cut off");
                 client.leave(poller);
             }
         }
@@ -230,26 +213,42 @@ impl Attach {
         self.clients.retain(|client| !client.backlog.is_empty());
     }
 
-    /// Gives the others a little time to read what is left for them.
-    pub fn finish(mut self) {
-        let end = Instant::now() + FAREWELL;
-        loop {
-            self.clients.iter_mut().for_each(Client::flush);
-            self.release_readers();
-            let left = end.saturating_duration_since(Instant::now());
-            if self.clients.is_empty() || left.is_zero() {
-                return;
+    /// Gives the others time to read what is left for them, in a process of its own: nobody waits for it, and
+    /// `leave_parent` gives up what it has of our callers.
+    pub fn finish(mut self, leave_parent: impl FnOnce()) {
+        self.clients.iter_mut().for_each(Client::flush);
+        self.release_readers();
+        if self.clients.is_empty() {
+            return;
+        }
+        match sys::fork() {
+            Ok(Fork::Parent(_)) => {}
+            Ok(Fork::Child) => {
+                leave_parent();
+                self.say_farewell();
+                sys::exit_now(0);
             }
+            Err(error) => crate::warning!("attached clients do not get the last of the output: {error}"),
+        }
+    }
+
+    fn say_farewell(&mut self) {
+        let end = Instant::now() + FAREWELL;
+        while !self.clients.is_empty() {
+            let now = Instant::now();
+            self.clients.retain(|client| {
+                let idle = client.backlog.idle_since();
+                idle.is_some_and(|since| now < end.min(since + FAREWELL_PATIENCE))
+            });
             let mut waiting: Vec<_> = self
                 .clients
                 .iter()
                 .map(|client| PollFd::new(&client.connection, PollFlags::OUT))
                 .collect();
-            let timeout = Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: i64::from(left.subsec_nanos()),
-            };
-            let _ = poll(&mut waiting, Some(&timeout)); // whatever it says, the time is limited
+            let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+            let _ = poll(&mut waiting, Some(&second)); // whatever it says, the time is limited
+            self.clients.iter_mut().for_each(Client::flush);
+            self.release_readers();
         }
     }
 }
@@ -269,192 +268,6 @@ pub fn close_stdin(stdin: &mut Stdin, poller: &Poller) {
         poller.remove(fd);
     }
     *stdin = Stdin::Closed;
-}
-
-impl Client {
-    fn new(id: ClientId, connection: OwnedFd) -> Client {
-        Client {
-            id,
-            connection,
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
-            input: Vec::new(),
-            sends_more: true,
-            reads_more: true,
-            gone: false,
-            watched: Interest::Readable,
-        }
-    }
-
-    fn send(&mut self, stream: Stream, output: &[u8]) {
-        if !self.reads_more {
-            return;
-        }
-        let head = [stream.packet_byte()];
-        if self.backlog.is_empty() {
-            let parts = [IoSlice::new(&head), IoSlice::new(output)];
-            match send_packet(&self.connection, &parts) {
-                Ok(()) => return,
-                Err(Errno::AGAIN | Errno::NOBUFS) => {}
-                Err(_) => return self.stop_sending(),
-            }
-        }
-        let packet = [&head, output].concat();
-        self.backlog_bytes += packet.len();
-        self.backlog.push_back(packet);
-    }
-
-    fn flush(&mut self) {
-        while let Some(packet) = self.backlog.front() {
-            match send_packet(&self.connection, &[IoSlice::new(packet)]) {
-                Ok(()) => {
-                    self.backlog_bytes -= packet.len();
-                    self.backlog.pop_front();
-                }
-                Err(Errno::AGAIN | Errno::NOBUFS) => return,
-                Err(_) => return self.stop_sending(),
-            }
-        }
-    }
-
-    /// It has closed its reading side; it may still type.
-    fn stop_sending(&mut self) {
-        self.reads_more = false;
-        self.backlog.clear();
-        self.backlog_bytes = 0;
-    }
-
-    fn type_into(&mut self, stdin: &mut Stdin) -> Typed {
-        // One that is gone does not wake us again, and has no more to say than it has said.
-        let packets = if self.gone { usize::MAX } else { PACKETS_PER_TURN };
-        for _ in 0..packets {
-            // What was held comes first. What is typed before there is a terminal waits in the socket.
-            if self.write_input(stdin) == Typed::Blocked || matches!(stdin, Stdin::Expected) {
-                return Typed::Blocked;
-            }
-            if !self.sends_more {
-                return Typed::Nothing;
-            }
-            match receive_packet(&self.connection) {
-                Ok(packet) if packet.is_empty() => {
-                    self.sends_more = false;
-                    return Typed::Finished;
-                }
-                Ok(packet) => self.input = packet,
-                Err(Errno::AGAIN) => return Typed::Nothing,
-                Err(_) => {
-                    self.sends_more = false;
-                    self.stop_sending();
-                    return Typed::Finished;
-                }
-            }
-        }
-        self.write_input(stdin)
-    }
-
-    fn write_input(&mut self, stdin: &mut Stdin) -> Typed {
-        if self.input.is_empty() {
-            return Typed::Nothing;
-        }
-        let Stdin::Open(fd) = stdin else {
-            self.input = Vec::new();
-            return Typed::Nothing;
-        };
-        match retry_on_intr(|| write(&*fd, &self.input)) {
-            Ok(length) if length < self.input.len() => {
-                self.input.drain(..length);
-                Typed::Blocked
-            }
-            Ok(_) => {
-                self.input = Vec::new();
-                Typed::Nothing
-            }
-            Err(Errno::AGAIN) => Typed::Blocked,
-            Err(_) => {
-                self.input = Vec::new(); // nobody reads it any more
-                Typed::Nothing
-            }
-        }
-    }
-
-    fn interest(&self) -> Interest {
-        match (self.sends_more && self.input.is_empty(), !self.backlog.is_empty()) {
-            (true, true) => Interest::ReadableOrWritable,
-            (true, false) => Interest::Readable,
-            (false, true) => Interest::Writable,
-            (false, false) => Interest::Nothing,
-        }
-    }
-
-    fn watch(&mut self, poller: &Poller) {
-        let interest = self.interest();
-        if !self.gone && interest != self.watched {
-            poller.change(self, Event::AttachClient(self.id), interest);
-            self.watched = interest;
-        }
-    }
-
-    /// What it has sent before is still read; then it is forgotten.
-    fn leave(&mut self, poller: &Poller) {
-        if !self.gone {
-            self.gone = true;
-            self.stop_sending();
-            poller.remove(self);
-            // A client that was cut off is to see the end at once.
-            let _ = rustix::net::shutdown(&self.connection, rustix::net::Shutdown::Both);
-        }
-    }
-}
-
-impl AsFd for Client {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
-    }
-}
-
-fn send_packet(connection: &OwnedFd, parts: &[IoSlice<'_>]) -> rustix::io::Result<()> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    retry_on_intr(|| sendmsg(connection, parts, &mut SendAncillaryBuffer::default(), flags)).map(drop)
-}
-
-/// Receives a packet whole, whatever its size.
-fn receive_packet(connection: &OwnedFd) -> rustix::io::Result<Vec<u8>> {
-    let look = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-    let (_, size) = retry_on_intr(|| recv(connection, &mut [0; 1], look))?;
-    let mut packet = vec![0; size];
-    let (_, length) = retry_on_intr(|| recv(connection, packet.as_mut_slice(), RecvFlags::DONTWAIT))?;
-    packet.truncate(length);
-    Ok(packet)
-}
-
-/// Through a descriptor of the directory, because the path of a socket may have only 107 bytes.
-fn listen_in(bundle: &Path, socket_path: &Path) -> io::Result<OwnedFd> {
-    match fs::remove_file(socket_path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let directory = open(
-        bundle,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{ATTACH_SOCKET}", sys::number(&directory)))?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    let usual = rustix::process::umask(Mode::from_raw_mode(0o077));
-    let bound = bind(&listener, &address);
-    rustix::process::umask(usual);
-    bound?;
-    listen(&listener, WAITING_CONNECTIONS)?;
-    Ok(listener)
-}
-
-fn make_link(bundle: &Path, path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    symlink(std::path::absolute(bundle)?, path)
 }
 
 fn named(error: io::Error, path: &Path) -> io::Error {

@@ -1,7 +1,14 @@
 //! Where output is kept: in a file, in the journal, in both or nowhere.
 
+mod clock;
 pub mod cri;
 pub mod journald;
+mod lines;
+mod record;
+mod rotation;
+
+use std::path::Path;
+use std::time::Instant;
 
 use crate::contract::Stream;
 use cri::CriLog;
@@ -22,10 +29,27 @@ impl Logs {
         }
     }
 
+    /// When a line that has not ended is to be written all the same.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.file.as_ref().and_then(CriLog::held_until)
+    }
+
+    /// Writes lines that have been held for long enough.
+    pub fn give_up_held(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.give_up_held(Some(Instant::now()));
+        }
+    }
+
     pub fn reopen(&mut self) {
         if let Some(file) = &mut self.file {
             file.reopen();
         }
+    }
+
+    /// Of the log file.
+    pub fn directory(&self) -> Option<&Path> {
+        self.file.as_ref().and_then(CriLog::directory)
     }
 
     /// What became of the output in the log file.
@@ -45,7 +69,8 @@ impl Logs {
         if let Some(journal) = &mut self.journal {
             journal.flush();
         }
-        if let Some(file) = &self.file {
+        if let Some(file) = &mut self.file {
+            file.give_up_held(None);
             file.sync();
         }
     }

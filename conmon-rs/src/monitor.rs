@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Pid, Signal};
 
 use crate::args::{Api, MonitorPlan, StdioPlan};
-use crate::attach::{Attach, BACKLOG_PATIENCE, Stdin};
+use crate::attach::{Attach, Stdin};
 use crate::child::{Process, Reaped, SignalFd, reap, reap_any};
 use crate::console::{ConsoleSocket, Delivery, WindowSize, prepare_terminal};
 use crate::contract::{CONTROL_FIFO, ExitCode, Stream, SyncKey, TIMED_OUT, WINDOW_SIZE_FIFO};
@@ -59,8 +59,8 @@ pub struct Monitor<'a> {
     notify: Option<NotifyProxy>,
     /// Kept open: the parent sees its end when we end.
     _attach_pipe: Option<SyncPipe>,
-    /// A client has a full backlog: until when no output is read.
-    waiting_for_clients: Option<Instant>,
+    /// A client of an exec has a full backlog: no output is read.
+    waits_for_clients: bool,
     oom: Option<OomWatch>,
     phase: Phase,
     mark: Option<Mark>,
@@ -173,7 +173,8 @@ impl<'a> Monitor<'a> {
                     .link
                     .as_ref()
                     .map(|(directory, name)| (directory.as_path(), name.as_os_str()));
-                let attach = Attach::listen(bundle, link).map_err(named("create attach socket"))?;
+                let overflow = (!plan.task.is_exec()).then(|| logs.directory().unwrap_or(bundle).to_owned());
+                let attach = Attach::listen(bundle, link, overflow).map_err(named("create attach socket"))?;
                 attach.watch(&poller).map_err(named("watch attach socket"))?;
                 Some(attach)
             }
@@ -218,7 +219,7 @@ impl<'a> Monitor<'a> {
             attach,
             notify,
             _attach_pipe: attach_pipe,
-            waiting_for_clients: None,
+            waits_for_clients: false,
             oom: None,
             phase: Phase::Creating(EarlyOutput::default()),
             mark,
@@ -339,11 +340,17 @@ impl<'a> Monitor<'a> {
     /// Waits once and handles what has happened. Returns whether anything has.
     fn turn(&mut self, deadline: Option<Instant>) -> bool {
         let trim = self.stdio.is_swollen().then(|| Instant::now() + TRIM_AFTER);
-        let earliest = [deadline, trim, self.waiting_for_clients].into_iter().flatten().min();
+        let held = self.logs.held_until();
+        let patience = self.attach.as_ref().filter(|_| self.waits_for_clients);
+        let patience = patience.and_then(Attach::patience_ends);
+        let earliest = [deadline, trim, held, patience].into_iter().flatten().min();
         let mut anything = false;
         for event in self.poller.wait(earliest) {
             anything = true;
             self.handle(event);
+        }
+        if held.is_some() {
+            self.logs.give_up_held();
         }
         if !anything && trim.is_some_and(|trim| Instant::now() >= trim) {
             self.stdio.trim();
@@ -353,35 +360,39 @@ impl<'a> Monitor<'a> {
         anything
     }
 
-    /// Lets the container's output wait for clients that are behind, and cuts off those that stay so. When the container
-    /// has ended nothing waits any more.
+    /// Lets the output of an exec wait for clients that are behind, and cuts off those that stay so. When the command has
+    /// ended nothing waits any more.
     fn regard_clients(&mut self) {
         let Some(attach) = &mut self.attach else { return };
         let ended = self.ended.is_some();
-        if ended && attach.is_far_behind() {
-            attach.drop_slow(&self.poller);
+        if self.waits_for_clients {
+            attach.drop_idle(Instant::now(), &self.poller);
         }
-        match self.waiting_for_clients {
-            None if attach.is_behind() && !ended => {
-                self.waiting_for_clients = Some(Instant::now() + BACKLOG_PATIENCE);
-                self.stdio.outputs().for_each(|output| self.poller.remove(output));
-                return;
-            }
-            None => return,
-            Some(_) if ended => {}
-            Some(end) if Instant::now() >= end => attach.drop_slow(&self.poller),
-            Some(_) if attach.is_catching_up() => return,
-            Some(_) => {}
+        if ended {
+            attach.drop_far_behind(&self.poller);
         }
-        self.waiting_for_clients = None;
+        let waits = !ended && attach.is_behind(self.waits_for_clients);
+        let has_left = attach.anybody_left();
+        if waits != self.waits_for_clients {
+            self.waits_for_clients = waits;
+            self.listen_to_output(!waits);
+        }
+        if has_left {
+            self.take_input();
+        }
+    }
+
+    fn listen_to_output(&mut self, listen: bool) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            if let Some(output) = self.stdio.output(stream)
-                && let Err(error) = self.poller.add(output, Event::Output(stream), output.interest())
-            {
+            let Some(output) = self.stdio.output(stream) else {
+                continue;
+            };
+            if !listen {
+                self.poller.remove(output);
+            } else if let Err(error) = self.poller.add(output, Event::Output(stream), output.interest()) {
                 crate::warning!("watch output: {error}");
             }
         }
-        self.take_input();
     }
 
     #[inline(never)]
@@ -477,18 +488,18 @@ impl<'a> Monitor<'a> {
     }
 
     fn read_output(&mut self, stream: Stream) {
-        let Some(output) = self.stdio.output(stream) else {
-            return;
-        };
         let after = match &mut self.phase {
-            Phase::Creating(early) => output.pump(|bytes| {
+            Phase::Creating(early) => self.stdio.pump(stream, |bytes| {
                 if let Some(excess) = early.hold(stream, bytes) {
                     keep(&mut self.logs, &mut self.attach, &self.poller, stream, &excess);
                 }
             }),
-            Phase::Supervising => {
-                output.pump(|bytes| keep(&mut self.logs, &mut self.attach, &self.poller, stream, bytes))
-            }
+            Phase::Supervising => self.stdio.pump(stream, |bytes| {
+                keep(&mut self.logs, &mut self.attach, &self.poller, stream, bytes);
+            }),
+        };
+        let (Some(after), Some(output)) = (after, self.stdio.output(stream)) else {
+            return;
         };
         match after {
             After::Wait => {}
@@ -638,7 +649,7 @@ impl<'a> Monitor<'a> {
             sync.exit_code(exit, message);
         }
         if let Some(attach) = attach {
-            attach.finish();
+            attach.finish(|| sync.close());
         }
         own_status
     }

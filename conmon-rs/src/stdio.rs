@@ -1,18 +1,17 @@
-//! The container's pipes: made here, read here, cut into what the log may have.
+//! The container's pipes: made here, read here.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl};
-use rustix::io::{Errno, ioctl_fionread, read};
+use rustix::io::{Errno, read};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::args::StdioPlan;
 use crate::attach::Stdin;
 use crate::contract::Stream;
-use crate::log::cri::RECORD_CONTENT_BYTES;
 use crate::poller::Interest;
 
 /// Reads of one stream before the others have their turn.
@@ -21,11 +20,11 @@ const READS_PER_TURN: usize = 16;
 /// What a read may bring: all that a pipe holds.
 const READ_BYTES: usize = 64 * 1024;
 
-/// A held line and a read. Larger than needed: from 128 KiB on a buffer is a mapping of its own, of which only the pages
-/// that are used cost memory, and which is given back whole.
+/// Where it goes. Larger than needed: from 128 KiB on a buffer is a mapping of its own, of which only the pages that are
+/// used cost memory, and which is given back whole.
 const BUFFER_BYTES: usize = 132 * 1024;
 
-/// Buffers that never held more are not worth giving back.
+/// A buffer that never held more is not worth giving back.
 const SMALL_OUTPUT_BYTES: usize = 8 * 1024;
 
 /// What the runtime, and through it the container, gets as descriptors 0 to 2.
@@ -68,6 +67,7 @@ pub struct Stdio {
     pub stdin: Stdin,
     pub stdout: Option<Output>,
     pub stderr: Option<Output>,
+    buffer: ReadBuffer,
 }
 
 impl Stdio {
@@ -77,6 +77,7 @@ impl Stdio {
             stdin: Stdin::Closed,
             stdout: None,
             stderr: None,
+            buffer: ReadBuffer::default(),
         };
         if plan == StdioPlan::Inherited {
             return Ok((stdio, ContainerEnds::Inherited));
@@ -109,27 +110,49 @@ impl Stdio {
         }
     }
 
-    pub fn outputs(&self) -> impl Iterator<Item = &Output> {
-        [&self.stdout, &self.stderr].into_iter().flatten()
-    }
-
     /// Something may still be written to us.
     pub fn is_open(&self) -> bool {
         self.stdout.is_some() || self.stderr.is_some()
     }
 
-    /// Heavy output has made the buffers large.
+    /// Reads what a stream has now and hands it on; `None` if the stream is not open.
+    pub fn pump(&mut self, stream: Stream, keep: impl FnMut(&[u8])) -> Option<After> {
+        let output = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        Some(output.as_mut()?.pump(&mut self.buffer, keep))
+    }
+
+    /// Heavy output has made the buffer large.
     pub fn is_swollen(&self) -> bool {
-        [&self.stdout, &self.stderr]
-            .into_iter()
-            .flatten()
-            .any(|output| output.lines.is_swollen())
+        self.buffer.used > SMALL_OUTPUT_BYTES
     }
 
     pub fn trim(&mut self) {
-        for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
-            output.lines.trim();
+        self.buffer = ReadBuffer::default();
+    }
+}
+
+/// One for all reads: what is read is handed on before the next.
+#[derive(Default)]
+struct ReadBuffer {
+    bytes: Vec<u8>,
+    /// The most that was ever used.
+    used: usize,
+}
+
+impl ReadBuffer {
+    fn room(&mut self) -> &mut [u8] {
+        if self.bytes.is_empty() {
+            self.bytes = vec![0; BUFFER_BYTES];
         }
+        self.bytes.get_mut(..READ_BYTES).unwrap_or_default()
+    }
+
+    fn filled(&mut self, length: usize) -> &[u8] {
+        self.used = self.used.max(length);
+        self.bytes.get(..length).unwrap_or_default()
     }
 }
 
@@ -140,7 +163,6 @@ fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
 /// One source of output.
 pub struct Output {
     fd: OwnedFd,
-    lines: Lines,
     /// A terminal that nobody had open when it was read last.
     hung_up: bool,
 }
@@ -164,11 +186,7 @@ impl Output {
     /// From the reading end of a pipe, or the monitor's side of a terminal.
     pub fn new(fd: OwnedFd) -> io::Result<Output> {
         set_nonblocking(&fd)?;
-        Ok(Output {
-            fd,
-            lines: Lines::default(),
-            hung_up: false,
-        })
+        Ok(Output { fd, hung_up: false })
     }
 
     pub fn interest(&self) -> Interest {
@@ -179,10 +197,9 @@ impl Output {
         }
     }
 
-    /// Reads what is there and hands it on: whole lines as they come, an unfinished one when there is nothing more.
-    pub fn pump(&mut self, log: impl FnMut(&[u8])) -> After {
+    fn pump(&mut self, buffer: &mut ReadBuffer, keep: impl FnMut(&[u8])) -> After {
         let was_hung_up = self.hung_up;
-        let after = self.read_all(log);
+        let after = self.read_all(buffer, keep);
         self.hung_up = match after {
             After::HungUp => true,
             After::Revived => false,
@@ -194,34 +211,28 @@ impl Output {
         }
     }
 
-    fn read_all(&mut self, mut log: impl FnMut(&[u8])) -> After {
+    /// If it does not come to the end of what is there, we are woken again.
+    fn read_all(&self, buffer: &mut ReadBuffer, mut keep: impl FnMut(&[u8])) -> After {
         let more = if self.hung_up { After::Revived } else { After::Wait };
         for _ in 0..READS_PER_TURN {
-            let room = self.lines.room();
+            let room = buffer.room();
             let wanted = room.len();
-            let after = match read(&self.fd, room) {
-                Ok(0) => After::Close,
+            match read(&self.fd, room) {
+                Ok(0) => return After::Close,
                 Ok(length) => {
-                    log(self.lines.filled(length));
-                    if length == wanted || self.lines.has_unfinished() {
-                        continue;
+                    keep(buffer.filled(length));
+                    if length < wanted {
+                        break;
                     }
-                    return more;
                 }
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => After::Wait,
-                Err(Errno::IO) => After::HungUp,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return After::Wait,
+                Err(Errno::IO) => return After::HungUp,
                 Err(error) => {
                     crate::warning!("read output: {error}");
-                    After::Close
+                    return After::Close;
                 }
-            };
-            log(self.lines.unfinished());
-            return after;
-        }
-        // Others have waited long enough. If there is more, we are woken again; if not, nothing may be held back.
-        if ioctl_fionread(&self.fd).unwrap_or(0) == 0 {
-            log(self.lines.unfinished());
+            }
         }
         more
     }
@@ -230,71 +241,6 @@ impl Output {
 impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-/// Cuts what is read into what can be logged: up to the last line feed. The rest is held until more comes, nothing more
-/// is there, or it is as long as a record may be.
-#[derive(Default)]
-pub struct Lines {
-    buffer: Vec<u8>,
-    /// The held part.
-    start: usize,
-    end: usize,
-    /// The most that was ever used.
-    used: usize,
-}
-
-impl Lines {
-    /// Where the next read goes.
-    pub fn room(&mut self) -> &mut [u8] {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; BUFFER_BYTES];
-        }
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        self.buffer.get_mut(self.end..self.end + READ_BYTES).unwrap_or_default()
-    }
-
-    /// Says how much was read into `room`; returns what can be logged.
-    pub fn filled(&mut self, length: usize) -> &[u8] {
-        let new = self.end;
-        self.end += length;
-        self.used = self.used.max(self.end);
-        let last = self
-            .buffer
-            .get(new..self.end)
-            .and_then(|new| new.iter().rposition(|byte| *byte == b'\n'));
-        let mut cut = last.map_or(self.start, |at| new + at + 1);
-        if self.end - cut >= RECORD_CONTENT_BYTES {
-            cut = self.end;
-        }
-        let ready = self.start..cut;
-        self.start = cut;
-        self.buffer.get(ready).unwrap_or_default()
-    }
-
-    pub fn has_unfinished(&self) -> bool {
-        self.start < self.end
-    }
-
-    /// Gives up what is held.
-    pub fn unfinished(&mut self) -> &[u8] {
-        let held = self.start..self.end;
-        self.start = self.end;
-        self.buffer.get(held).unwrap_or_default()
-    }
-
-    fn is_swollen(&self) -> bool {
-        self.used > SMALL_OUTPUT_BYTES
-    }
-
-    /// Gives back what heavy output has taken, unless something is held.
-    fn trim(&mut self) {
-        if !self.has_unfinished() {
-            *self = Lines::default();
-        }
     }
 }
 
@@ -339,39 +285,6 @@ impl EarlyOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read_into(lines: &mut Lines, bytes: &[u8]) -> Vec<u8> {
-        lines.room()[..bytes.len()].copy_from_slice(bytes);
-        lines.filled(bytes.len()).to_vec()
-    }
-
-    #[test]
-    fn a_line_that_is_whole_within_the_next_read_is_not_split() {
-        let mut lines = Lines::default();
-        assert_eq!(read_into(&mut lines, b"one\ntw"), b"one\n");
-        assert_eq!(read_into(&mut lines, b"o\nthree"), b"two\n");
-        assert_eq!(lines.unfinished(), b"three");
-        assert!(!lines.has_unfinished());
-    }
-
-    #[test]
-    fn a_line_longer_than_a_record_is_not_held() {
-        let mut lines = Lines::default();
-        assert_eq!(read_into(&mut lines, &[b'x'; 8192]), b"");
-        assert_eq!(read_into(&mut lines, &[b'x'; 8192]).len(), 16384);
-        assert!(!lines.has_unfinished());
-    }
-
-    #[test]
-    fn trimming_forgets_nothing() {
-        let mut lines = Lines::default();
-        read_into(&mut lines, &[b'x'; 8192]);
-        read_into(&mut lines, b"y");
-        lines.trim();
-        assert_eq!(lines.unfinished().len(), 8193);
-        lines.trim();
-        assert!(!lines.is_swollen());
-    }
 
     #[test]
     fn the_message_keeps_the_end_of_a_flood() {

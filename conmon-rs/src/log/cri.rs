@@ -3,24 +3,18 @@
 //! A record is built whole before it is written and a write that fails half-way is taken back, so readers never see part
 //! of one. Whatever happens to the file, `append` returns: a full disk costs output, never supervision.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use super::clock::Clock;
+use super::lines::Lines;
+use super::record::{Gathered, record_head};
+use super::rotation;
 use crate::args::{LogPlan, Rotation};
 use crate::contract::Stream;
-use crate::sys;
-
-/// A longer line becomes several partial records and a last, full one.
-pub const RECORD_CONTENT_BYTES: usize = 16 * 1024;
-
-/// Records are gathered until the next one might not fit, and then written.
-const GATHER_BYTES: usize = 144 * 1024;
-
-/// The longest record, and what copying it may write beyond its end.
-const RECORD_ROOM_BYTES: usize = HEAD_ROOM_BYTES + RECORD_CONTENT_BYTES + 2 * WORD_BYTES;
 
 pub struct CriLog {
     path: PathBuf,
@@ -35,6 +29,8 @@ pub struct CriLog {
     total: u64,
     gathered: Gathered,
     clock: Clock,
+    stdout: Lines,
+    stderr: Lines,
     /// The file ends in the middle of a record, and that could not be taken back.
     torn: bool,
     /// Since writing last worked.
@@ -43,35 +39,6 @@ pub struct CriLog {
     kept: Kept,
     rotation: Option<Rotation>,
     sync_at_end: bool,
-}
-
-impl Rotation {
-    /// Whether files may be moved about here. A log that is not there is only made anew where nobody else could have
-    /// prepared something, and where the caller allows it.
-    fn check(&self, path: &Path) -> io::Result<()> {
-        let refuse = |reason: &str| Err(io::Error::other(format!("not rotated: {reason}")));
-        if path.components().any(|component| component == Component::ParentDir) {
-            return refuse("the path contains ..");
-        }
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.is_file() => return Ok(()),
-            Ok(_) => return refuse("it is no regular file"),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let path = std::path::absolute(path)?;
-        let Some(directory) = path.parent() else {
-            return refuse("it has no directory");
-        };
-        if fs::metadata(directory)?.mode() & 0o002 != 0 {
-            return refuse("everybody may write to its directory");
-        }
-        let mut allowed = self.allowed_directories.iter();
-        if !self.allowed_directories.is_empty() && !allowed.any(|allowed| path.starts_with(allowed)) {
-            return refuse("its directory is not allowed");
-        }
-        Ok(())
-    }
 }
 
 /// Bytes of records: those in the file, and those that it could not take.
@@ -98,6 +65,8 @@ impl CriLog {
             total: size,
             gathered: Gathered::default(),
             clock: Clock::default(),
+            stdout: Lines::default(),
+            stderr: Lines::default(),
             torn: false,
             lost_bytes: 0,
             kept: Kept::default(),
@@ -106,26 +75,61 @@ impl CriLog {
         }))
     }
 
-    /// Writes one record for each line of `output`; an unfinished last line becomes a partial record.
+    /// Writes one record for each line that ends in `output`; what has not ended is held for `HOLD`.
     pub fn append(&mut self, stream: Stream, output: &[u8]) {
+        let mut lines = std::mem::take(self.lines(stream));
+        lines.cut(output, |ready| self.record(stream, ready));
+        *self.lines(stream) = lines;
+        self.write_gathered();
+    }
+
+    /// When a line has been held for long enough, whatever stream it is of.
+    pub fn held_until(&self) -> Option<Instant> {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .filter_map(Lines::held_until)
+            .min()
+    }
+
+    /// Writes lines that have not ended as partial records: those that have been held for long enough, or all.
+    pub fn give_up_held(&mut self, by: Option<Instant>) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let mut lines = std::mem::take(self.lines(stream));
+            if by.is_none_or(|by| lines.held_until().is_some_and(|until| until <= by)) {
+                lines.give_up(|held| self.record(stream, held));
+            }
+            *self.lines(stream) = lines;
+        }
+        self.write_gathered();
+    }
+
+    fn lines(&mut self, stream: Stream) -> &mut Lines {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// Gathers one record for each line; an unfinished last line becomes a partial record.
+    fn record(&mut self, stream: Stream, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
         let time = self.clock.now();
         let full = record_head(&time, stream, b'F');
         let partial = record_head(&time, stream, b'P');
-        let mut rest = output;
-        while !rest.is_empty() {
-            if self.total >= self.global_size_max {
-                break;
-            }
+        let mut rest = lines;
+        while !rest.is_empty() && self.total < self.global_size_max {
             if !self.gathered.has_room() {
                 self.write_gathered();
             }
-            let begin = self.gathered.length;
+            let begin = self.gathered.length();
             let (taken, ends) = self.gathered.push(&full, rest);
             if !ends {
                 self.gathered.make_partial(begin, &partial);
             }
             rest = rest.get(taken..).unwrap_or_default();
-            let length = (self.gathered.length - begin) as u64;
+            let length = (self.gathered.length() - begin) as u64;
             if self.size.saturating_add(length) > self.size_max {
                 let record = self.gathered.split_off(begin);
                 self.write_gathered();
@@ -135,7 +139,6 @@ impl CriLog {
             self.size += length;
             self.total += length;
         }
-        self.write_gathered();
     }
 
     /// Leaves a new, empty file at the path, whoever has renamed the old one. If that is impossible, the old one is
@@ -150,53 +153,10 @@ impl CriLog {
         if !self.regular {
             return Ok(()); // there is only one /dev/null
         }
-        let aside = match &self.rotation {
-            None => self.beside(".tmp"),
-            Some(rotation) => {
-                rotation.check(&self.path)?;
-                self.beside(".new")
-            }
-        };
-        if let Err(error) = fs::remove_file(&aside)
-            && error.kind() != ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        let file = options().create_new(true).open(&aside)?;
-        let moved = self.keep_old_files().and_then(|()| fs::rename(&aside, &self.path));
-        if let Err(error) = moved {
-            let _ = fs::remove_file(&aside); // the first error is the one to tell
-            return Err(error);
-        }
-        self.file = file;
+        self.file = rotation::replace(&self.path, self.rotation.as_ref())?;
         self.size = 0;
         self.torn = false;
         Ok(())
-    }
-
-    /// `.1` becomes `.2` and so on, the log itself `.1`. A log that somebody else has renamed is not kept twice.
-    fn keep_old_files(&self) -> io::Result<()> {
-        let Some(rotation) = &self.rotation else { return Ok(()) };
-        let rename = |from: &Path, to: &Path| match fs::rename(from, to) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        if !self.path.try_exists()? {
-            return Ok(());
-        }
-        for number in (1..rotation.max_files).rev() {
-            rename(
-                &self.beside(&format!(".{number}")),
-                &self.beside(&format!(".{}", number + 1)),
-            )?;
-        }
-        rename(&self.path, &self.beside(".1"))
-    }
-
-    fn beside(&self, ending: &str) -> PathBuf {
-        let mut path = self.path.clone().into_os_string();
-        path.push(ending);
-        PathBuf::from(path)
     }
 
     /// The size limit: a new file. If that is impossible the old one is emptied, so that the limit holds; but not where
@@ -209,6 +169,11 @@ impl CriLog {
             }
         }
         self.size = 0;
+    }
+
+    /// If other files may be there too.
+    pub fn directory(&self) -> Option<&Path> {
+        self.path.parent().filter(|_| self.regular)
     }
 
     /// What became of all that was to be kept.
@@ -229,6 +194,8 @@ impl CriLog {
     /// Gives back memory that only heavy output needs.
     pub fn trim(&mut self) {
         self.gathered = Gathered::default();
+        self.stdout.trim();
+        self.stderr.trim();
     }
 
     fn write_gathered(&mut self) {
@@ -264,7 +231,7 @@ impl CriLog {
             }
             None => {}
         }
-        self.gathered.length = 0;
+        self.gathered.clear();
     }
 
     /// Takes back the part of a record that was still written, and counts what is lost.
@@ -295,7 +262,7 @@ impl CriLog {
 
 /// How every log file is opened. A symbolic link is not followed: the directory may be writable for others than its
 /// owner. `O_NONBLOCK` is for a FIFO without a reader.
-fn options() -> OpenOptions {
+pub fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options
         .append(true)
@@ -304,182 +271,14 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Time, stream and tag; what is behind its 45 bytes is overwritten by the content.
-type RecordHead = [u8; HEAD_ROOM_BYTES];
-const HEAD_ROOM_BYTES: usize = 48;
-const HEAD_BYTES: usize = 45;
-const WORD_BYTES: usize = 8;
-
-fn record_head(time: &TimeText, stream: Stream, tag: u8) -> RecordHead {
-    let mut head = [b' '; HEAD_ROOM_BYTES];
-    let text = [&time.0[..], b" ", stream.name().as_bytes(), b" ", &[tag]];
-    for (place, byte) in head.iter_mut().zip(text.into_iter().flatten()) {
-        *place = *byte;
-    }
-    head
-}
-
-/// Records that wait to be written.
-#[derive(Default)]
-struct Gathered {
-    buffer: Vec<u8>,
-    length: usize,
-}
-
-impl Gathered {
-    fn records(&self) -> &[u8] {
-        self.buffer.get(..self.length).unwrap_or_default()
-    }
-
-    fn has_room(&self) -> bool {
-        self.length + RECORD_ROOM_BYTES <= GATHER_BYTES
-    }
-
-    /// Adds a record with the first line of `output`, or the first part of it. Returns how much was taken, and whether
-    /// a line ended there. There must be room.
-    fn push(&mut self, head: &RecordHead, output: &[u8]) -> (usize, bool) {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; GATHER_BYTES];
-        }
-        let Some(place) = self.buffer.get_mut(self.length..) else {
-            return (output.len(), true);
-        };
-        let Some(head_place) = place.first_chunk_mut() else {
-            return (output.len(), true);
-        };
-        *head_place = *head;
-        let (taken, ends) = copy_line(place.get_mut(HEAD_BYTES..).unwrap_or_default(), output);
-        self.length += HEAD_BYTES + taken;
-        (taken, ends)
-    }
-
-    /// Turns the last record, which begins there, into one of a line that has not ended.
-    fn make_partial(&mut self, begin: usize, head: &RecordHead) {
-        if let Some((place, head)) = self
-            .buffer
-            .get_mut(begin..begin + HEAD_BYTES)
-            .zip(head.get(..HEAD_BYTES))
-        {
-            place.copy_from_slice(head);
-        }
-        if let Some(end) = self.buffer.get_mut(self.length) {
-            *end = b'\n';
-        }
-        self.length += 1;
-    }
-
-    fn split_off(&mut self, begin: usize) -> Vec<u8> {
-        let last = self.buffer.get(begin..self.length).unwrap_or_default().to_vec();
-        self.length = begin;
-        last
-    }
-
-    fn append(&mut self, record: &[u8]) {
-        if let Some(place) = self.buffer.get_mut(self.length..self.length + record.len()) {
-            place.copy_from_slice(record);
-            self.length += record.len();
-        }
-    }
-}
-
-/// Copies up to and with the first line feed, but no more than a record may hold; looks for it on the way, a word at a
-/// time. Returns how much was copied, and whether it ends in a line feed. May write a word too much.
-fn copy_line(to: &mut [u8], from: &[u8]) -> (usize, bool) {
-    const LINE_FEEDS: u64 = u64::from_ne_bytes([b'\n'; WORD_BYTES]);
-    const LOW_BITS: u64 = u64::from_ne_bytes([0x01; WORD_BYTES]);
-    const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD_BYTES]);
-    // One more byte than content: the line feed.
-    let from = from.get(..=RECORD_CONTENT_BYTES).unwrap_or(from);
-    let mut copied = 0;
-    let (words, _) = from.as_chunks::<WORD_BYTES>();
-    let (places, _) = to.as_chunks_mut::<WORD_BYTES>();
-    for (place, word) in places.iter_mut().zip(words) {
-        *place = *word;
-        let difference = u64::from_le_bytes(*word) ^ LINE_FEEDS;
-        let found = difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS;
-        if found != 0 {
-            return (copied + found.trailing_zeros() as usize / 8 + 1, true);
-        }
-        copied += WORD_BYTES;
-    }
-    for (place, byte) in to.iter_mut().zip(from).skip(copied) {
-        *place = *byte;
-        copied += 1;
-        if *byte == b'\n' {
-            return (copied, true);
-        }
-    }
-    (copied.min(RECORD_CONTENT_BYTES), false)
-}
-
-/// `2026-11-21T22:34:57.970319516+00:00`
-#[derive(Clone, Copy)]
-struct TimeText([u8; 35]);
-
-/// Tells the time, looking up the zone at most once a second.
-#[derive(Default)]
-struct Clock {
-    second: Option<(i64, TimeText)>,
-}
-
-impl Clock {
-    fn now(&mut self) -> TimeText {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let second = i64::try_from(now.as_secs()).unwrap_or_default();
-        let mut text = match self.second {
-            Some((known, text)) if known == second => text,
-            _ => {
-                let text = whole_second(&sys::local_time(second));
-                self.second = Some((second, text));
-                text
-            }
-        };
-        if let Some(digits) = text.0.get_mut(20..29) {
-            put_digits(digits, now.subsec_nanos());
-        }
-        text
-    }
-}
-
-fn whole_second(time: &sys::LocalTime) -> TimeText {
-    let mut text = TimeText(*b"0000-00-00T00:00:00.000000000+00:00");
-    let offset_minutes = time.offset_seconds.unsigned_abs() / 60;
-    let fields = [
-        (0..4, time.year.unsigned_abs()),
-        (5..7, time.month.unsigned_abs()),
-        (8..10, time.day.unsigned_abs()),
-        (11..13, time.hour.unsigned_abs()),
-        (14..16, time.minute.unsigned_abs()),
-        (17..19, time.second.unsigned_abs()),
-        (30..32, (offset_minutes / 60) as u32),
-        (33..35, (offset_minutes % 60) as u32),
-    ];
-    for (place, value) in fields {
-        if let Some(digits) = text.0.get_mut(place) {
-            put_digits(digits, value);
-        }
-    }
-    if time.offset_seconds < 0
-        && let Some(sign) = text.0.get_mut(29)
-    {
-        *sign = b'-';
-    }
-    text
-}
-
-fn put_digits(place: &mut [u8], mut value: u32) {
-    for digit in place.iter_mut().rev() {
-        *digit = b'0' + (value % 10) as u8;
-        value /= 10;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::contract::parse_log_line;
-    use crate::stdio::Lines;
+    use crate::log::clock::TimeText;
+    use crate::log::record::RECORD_CONTENT_BYTES;
     use proptest::prelude::*;
+    use std::fs;
 
     fn plan(file: &Path) -> LogPlan {
         LogPlan {
@@ -507,20 +306,6 @@ mod tests {
             }
         }
         whole
-    }
-
-    #[test]
-    fn the_time_is_local_with_nine_digits_and_a_numeric_offset() {
-        let time = sys::LocalTime {
-            year: 2026,
-            month: 1,
-            day: 2,
-            hour: 3,
-            minute: 4,
-            second: 5,
-            offset_seconds: -(3 * 3600 + 30 * 60),
-        };
-        assert_eq!(&whole_second(&time).0, b"2026-01-02T03:04:05.000000000-03:30");
     }
 
     #[test]
@@ -570,7 +355,7 @@ mod tests {
         let records = log.gathered.records().to_vec();
         log.file.write_all(&records[..10]).unwrap();
         log.give_up(records.len() - 10, &io::Error::from(ErrorKind::StorageFull));
-        log.gathered.length = 0;
+        log.gathered.clear();
         log.append(Stream::Stdout, b"third\n");
         assert_eq!(
             contents(&path),
@@ -612,50 +397,34 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn a_copied_line_ends_where_it_ended(
-            before in proptest::collection::vec(any::<u8>().prop_filter("no line feed", |byte| *byte != b'\n'), 0..100),
-            after: Vec<u8>,
-        ) {
-            let mut from = before.clone();
-            from.push(b'\n');
-            from.extend(after);
-            let mut to = vec![0; from.len() + WORD_BYTES];
-            prop_assert_eq!(copy_line(&mut to, &from), (before.len() + 1, true));
-            prop_assert_eq!(&to[..=before.len()], &from[..=before.len()]);
-            prop_assert_eq!(copy_line(&mut to, &before), (before.len(), false));
-            prop_assert_eq!(&to[..before.len()], &before[..]);
-        }
-    }
-
-    proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn any_cut_of_the_output_into_reads_gives_the_same_content(
-            output in proptest::collection::vec(prop_oneof![1 => Just(b'\n'), 8 => any::<u8>()], 0..30_000),
-            cuts in proptest::collection::vec((1usize..9000, any::<bool>()), 1..20),
+        fn any_cut_of_the_output_into_reads_gives_the_same_log(
+            output in proptest::collection::vec(prop_oneof![1 => Just(b'\n'), 9 => any::<u8>()], 0..30_000),
+            long_line in 0usize..50_000,
+            cuts in proptest::collection::vec(1usize..9000, 1..20),
         ) {
             let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("log");
-            let mut log = CriLog::open(plan(&path)).unwrap().unwrap();
-            let mut lines = Lines::default();
-            let mut rest = &output[..];
-            for (length, pipe_is_empty) in cuts.into_iter().cycle() {
-                if rest.is_empty() {
-                    break;
+            let output = [output, vec![b'x'; long_line], b"\nend".to_vec()].concat();
+            let log = |name: &str, cuts: &[usize]| {
+                let path = directory.path().join(name);
+                let mut log = CriLog::open(plan(&path)).unwrap().unwrap();
+                let mut rest = &output[..];
+                for length in cuts.iter().cycle() {
+                    let (piece, left) = rest.split_at(*length.min(&rest.len()));
+                    log.append(Stream::Stdout, piece);
+                    rest = left;
+                    if rest.is_empty() {
+                        break;
+                    }
                 }
-                let room = lines.room();
-                let length = length.min(rest.len()).min(room.len());
-                room[..length].copy_from_slice(&rest[..length]);
-                rest = &rest[length..];
-                log.append(Stream::Stdout, lines.filled(length));
-                if pipe_is_empty {
-                    log.append(Stream::Stdout, lines.unfinished());
-                }
-            }
-            log.append(Stream::Stdout, lines.unfinished());
-            prop_assert_eq!(joined(&path), output);
+                log.give_up_held(None);
+                path
+            };
+            let whole = log("whole", &[output.len()]);
+            prop_assert_eq!(contents(&log("cut", &cuts)), contents(&whole));
+            prop_assert!(joined(&whole) == output);
         }
 
         #[test]

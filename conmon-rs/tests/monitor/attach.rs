@@ -226,6 +226,71 @@ fn a_client_that_reads_loses_nothing_however_much_there_is() {
 }
 
 #[test]
+fn a_slow_client_holds_nobody_up_and_yet_sees_everything() {
+    const BYTES: usize = 8_000_000;
+    let stage = Stage::new();
+    let script = format!("{GREET}; head -c {BYTES} /dev/zero; exit 4");
+    let mut monitor = stage.create(&script).start();
+    monitor.created();
+    let client = Client::of(&stage);
+    client.packet();
+    stage.go();
+    // It has seen next to nothing when everybody else knows.
+    assert_eq!(eventually("the exit file appears", || stage.exit_file()).number(), 4);
+    assert_eq!(monitor.wait(), 4);
+    assert!(client.rest().len() >= BYTES);
+    assert!(fs::metadata(stage.path("log")).unwrap().len() > BYTES as u64);
+    let names = fs::read_dir(stage.path(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names
+        .filter(|name| name.to_string_lossy().starts_with(".attach"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_client_whose_backlog_has_no_place_is_cut_off_and_the_log_goes_on() {
+    const BYTES: usize = 4_000_000;
+    let stage = Stage::new();
+    fs::create_dir(stage.path("logs")).unwrap();
+    let script = format!("{GREET}; head -c {BYTES} /dev/zero; exit 6");
+    let launch = stage
+        .create(&script)
+        .without("-l")
+        .without(stage.path("log").to_str().unwrap());
+    let mut monitor = launch.args(["-l"]).args([stage.path("logs/log")]).start();
+    monitor.created();
+    let client = Client::of(&stage);
+    client.packet();
+    fs::rename(stage.path("logs"), stage.path("moved")).unwrap();
+    stage.go();
+    assert_eq!(monitor.wait(), 6);
+    assert!(client.rest().len() < BYTES);
+    assert!(fs::metadata(stage.path("moved/log")).unwrap().len() > BYTES as u64);
+}
+
+#[test]
+fn an_exec_waits_for_a_client_that_pauses() {
+    const BYTES: usize = 4_000_000;
+    let stage = Stage::new();
+    let script = format!("head -c {BYTES} /dev/zero & wait; : > $stage/done; exit 15");
+    let launch = stage.exec(&script).with_start_pipe().with_attach_pipe();
+    let launch = launch.args(["--api-version", "-u", "session", "--exec-attach", "--full-attach", "-b"]);
+    let mut monitor = launch.args([stage.path("bundle")]).start();
+    monitor.permit();
+    monitor.sync_message();
+    let client = Client::connect(&stage.path("bundle/attach"));
+    monitor.permit();
+    let first = client.packet().unwrap().1.len();
+    // Longer than it takes to write it all, and than the patience there once was.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!stage.path("done").exists(), "nothing has taken its output");
+    assert_eq!(first + client.rest().len(), BYTES);
+    assert_eq!(monitor.wait(), 15);
+}
+
+#[test]
 fn an_exec_waits_for_its_client_and_the_second_permission() {
     let stage = Stage::new();
     let launch = stage.exec("cat; exit 14").with_start_pipe().with_attach_pipe();
