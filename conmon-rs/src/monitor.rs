@@ -115,6 +115,7 @@ pub fn run(
                 sync.pid(pid);
             }
             monitor.supervise_from(pid);
+            sys::release_unused_code();
             sys::release_unused_stack();
             let outcome = monitor.wait_for_process();
             monitor.finish(outcome, sync, inherited)
@@ -355,6 +356,7 @@ impl<'a> Monitor<'a> {
         if !anything && trim.is_some_and(|trim| Instant::now() >= trim) {
             self.stdio.trim();
             self.logs.trim();
+            sys::release_unused_code();
         }
         self.regard_clients();
         anything

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use memchr::{memchr, memrchr};
+
 use super::record::RECORD_CONTENT_BYTES;
 
 /// How long the beginning of a line waits for the rest. Nobody who follows a log notices, and whoever writes a line in
@@ -25,7 +27,7 @@ impl Lines {
             let room = RECORD_CONTENT_BYTES.saturating_sub(self.held.len());
             // One more byte than content: the line feed.
             let next = rest.get(..=room).unwrap_or(rest);
-            let end = next.iter().position(|byte| *byte == b'\n');
+            let end = memchr(b'\n', next);
             let taken = end.map_or(room.min(rest.len()), |at| at + 1);
             let (taken, left) = rest.split_at_checked(taken).unwrap_or((rest, &[]));
             self.held.extend_from_slice(taken);
@@ -36,7 +38,7 @@ impl Lines {
             ready(&self.held);
             self.held.clear();
         }
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole = memrchr(b'\n', rest).map_or(0, |at| at + 1);
         let records = (rest.len() - whole).saturating_sub(1) / RECORD_CONTENT_BYTES;
         let complete = whole + records * RECORD_CONTENT_BYTES;
         let (complete, unfinished) = rest.split_at_checked(complete).unwrap_or((rest, &[]));

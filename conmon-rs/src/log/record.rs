@@ -1,5 +1,7 @@
 //! Lines → records, gathered in one buffer until they are written together.
 
+use memchr::memchr;
+
 use super::clock::TimeText;
 use crate::contract::Stream;
 
@@ -9,17 +11,15 @@ pub const RECORD_CONTENT_BYTES: usize = 16 * 1024;
 /// Records are gathered until the next one might not fit, and then written.
 const GATHER_BYTES: usize = 144 * 1024;
 
-/// The longest record, and what copying it may write beyond its end.
-const RECORD_ROOM_BYTES: usize = HEAD_ROOM_BYTES + RECORD_CONTENT_BYTES + 2 * WORD_BYTES;
+/// The longest record.
+const RECORD_ROOM_BYTES: usize = HEAD_BYTES + RECORD_CONTENT_BYTES + 1;
 
-/// Time, stream and tag; what is behind its 45 bytes is overwritten by the content.
-pub type RecordHead = [u8; HEAD_ROOM_BYTES];
-const HEAD_ROOM_BYTES: usize = 48;
+/// Time, stream and tag.
+pub type RecordHead = [u8; HEAD_BYTES];
 const HEAD_BYTES: usize = 45;
-const WORD_BYTES: usize = 8;
 
 pub fn record_head(time: &TimeText, stream: Stream, tag: u8) -> RecordHead {
-    let mut head = [b' '; HEAD_ROOM_BYTES];
+    let mut head = [b' '; HEAD_BYTES];
     let text = [&time.0[..], b" ", stream.name().as_bytes(), b" ", &[tag]];
     for (place, byte) in head.iter_mut().zip(text.into_iter().flatten()) {
         *place = *byte;
@@ -71,11 +71,7 @@ impl Gathered {
 
     /// Turns the last record, which begins there, into one of a line that has not ended.
     pub fn make_partial(&mut self, begin: usize, head: &RecordHead) {
-        if let Some((place, head)) = self
-            .buffer
-            .get_mut(begin..begin + HEAD_BYTES)
-            .zip(head.get(..HEAD_BYTES))
-        {
+        if let Some(place) = self.buffer.get_mut(begin..begin + HEAD_BYTES) {
             place.copy_from_slice(head);
         }
         if let Some(end) = self.buffer.get_mut(self.length) {
@@ -98,34 +94,16 @@ impl Gathered {
     }
 }
 
-/// Copies up to and with the first line feed, but no more than a record may hold; looks for it on the way, a word at a
-/// time. Returns how much was copied, and whether it ends in a line feed. May write a word too much.
+/// Copies up to and with the first line feed, but no more than a record may hold. Returns how much was copied, and
+/// whether it ends in a line feed.
 fn copy_line(to: &mut [u8], from: &[u8]) -> (usize, bool) {
-    const LINE_FEEDS: u64 = u64::from_ne_bytes([b'\n'; WORD_BYTES]);
-    const LOW_BITS: u64 = u64::from_ne_bytes([0x01; WORD_BYTES]);
-    const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD_BYTES]);
     // One more byte than content: the line feed.
-    let from = from.get(..=RECORD_CONTENT_BYTES).unwrap_or(from);
-    let mut copied = 0;
-    let (words, _) = from.as_chunks::<WORD_BYTES>();
-    let (places, _) = to.as_chunks_mut::<WORD_BYTES>();
-    for (place, word) in places.iter_mut().zip(words) {
-        *place = *word;
-        let difference = u64::from_le_bytes(*word) ^ LINE_FEEDS;
-        let found = difference.wrapping_sub(LOW_BITS) & !difference & HIGH_BITS;
-        if found != 0 {
-            return (copied + found.trailing_zeros() as usize / 8 + 1, true);
-        }
-        copied += WORD_BYTES;
+    let end = memchr(b'\n', from.get(..=RECORD_CONTENT_BYTES).unwrap_or(from));
+    let length = end.map_or(from.len().min(RECORD_CONTENT_BYTES), |at| at + 1);
+    if let Some((to, from)) = to.get_mut(..length).zip(from.get(..length)) {
+        to.copy_from_slice(from);
     }
-    for (place, byte) in to.iter_mut().zip(from).skip(copied) {
-        *place = *byte;
-        copied += 1;
-        if *byte == b'\n' {
-            return (copied, true);
-        }
-    }
-    (copied.min(RECORD_CONTENT_BYTES), false)
+    (length, end.is_some())
 }
 
 #[cfg(test)]
@@ -142,7 +120,7 @@ mod tests {
             let mut from = before.clone();
             from.push(b'\n');
             from.extend(after);
-            let mut to = vec![0; from.len() + WORD_BYTES];
+            let mut to = vec![0; from.len()];
             prop_assert_eq!(copy_line(&mut to, &from), (before.len() + 1, true));
             prop_assert_eq!(&to[..=before.len()], &from[..=before.len()]);
             prop_assert_eq!(copy_line(&mut to, &before), (before.len(), false));
