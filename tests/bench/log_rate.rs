@@ -56,7 +56,11 @@ fn run(monitor: &Monitor, shape: &str, bytes: usize, rate: &mut Rate) -> anyhow:
         monitor,
         &format!("{} container write {shape} {bytes}", program.display()),
     )?;
-    started.all_logged()?;
+    started.all_logged(if shape == "two" {
+        &["stdout", "stderr"]
+    } else {
+        &["stdout"]
+    })?;
     let took = began.elapsed().as_secs_f64();
     let cpu = cpu_seconds(started.monitor)?;
     // So many bytes are exact in a float.

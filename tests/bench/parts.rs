@@ -16,7 +16,7 @@ pub const SHAPES: [(&str, &str); 4] = [
     ("two", "lines of 80 bytes on both streams"),
 ];
 
-/// Writes this many bytes and a last line `END`, then stays until it is killed.
+/// Writes this many bytes and a last line `END` on each stream, then stays until it is killed.
 pub fn write(shape: &str, bytes: usize) -> anyhow::Result<()> {
     let line_bytes = match shape {
         "long" => 10 * 1024,
@@ -43,7 +43,9 @@ pub fn write(shape: &str, bytes: usize) -> anyhow::Result<()> {
             break;
         }
     }
-    println!("\nEND");
+    for stream in &mut streams {
+        stream.write_all(b"\nEND\n")?;
+    }
     std::thread::sleep(Duration::from_secs(3600));
     Ok(())
 }
