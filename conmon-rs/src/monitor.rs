@@ -9,36 +9,34 @@
 //! Nothing in `handle` can fail: a log that cannot be written, a client that misbehaves, a message that makes no sense
 //! are dealt with where they occur, and the supervision goes on.
 
+mod begin;
+mod life;
+mod output;
+
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, Signal};
 
+use self::life::{Life, Outcome};
 use crate::args::{Api, MonitorPlan, StdioPlan};
 use crate::attach::{Attach, Stdin};
 use crate::child::{Process, Reaped, SignalFd, reap, reap_any};
 use crate::console::{ConsoleSocket, Delivery, WindowSize, prepare_terminal};
-use crate::contract::{CONTROL_FIFO, ExitCode, Stream, SyncKey, TIMED_OUT, WINDOW_SIZE_FIFO};
+use crate::contract::{ExitCode, Stream, TIMED_OUT};
 use crate::control::{ControlMessage, RequestFifo, control_message, window_size};
-use crate::daemonize::{InheritedFds, ParentPipes, forget_stdio};
+use crate::daemonize::{InheritedFds, ParentPipes};
 use crate::exit_file::{boot_id, write_exit_files, write_exit_record};
-use crate::exit_record::{ExitRecord, Why};
 use crate::log::Logs;
 use crate::notify::NotifyProxy;
 use crate::oom::{OomWatch, write_oom_files};
 use crate::poller::{ClientId, Event, Interest, Poller};
-use crate::runtime::{self, Origin, Preparation, read_pidfile};
-use crate::stdio::{After, EarlyOutput, Output, Stdio};
+use crate::runtime::{Origin, read_pidfile};
+use crate::stdio::{EarlyOutput, Output, Stdio};
 use crate::sync_pipe::SyncPipe;
 use crate::sys;
 use crate::timeout::{Mark, kill_everything};
-
-/// After the container has ended: how long its descendants may be silent, and how long they may go on writing, before
-/// we stop listening.
-const LATE_OUTPUT_QUIET: Duration = Duration::from_secs(1);
-const LATE_OUTPUT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the buffers of heavy output are kept when it has stopped.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -64,17 +62,9 @@ pub struct Monitor<'a> {
     oom: Option<OomWatch>,
     phase: Phase,
     mark: Option<Mark>,
-    /// When `--timeout` is over: for an exec from our own start on, for a container once its pid is known.
-    deadline: Option<Instant>,
+    life: Life,
     /// The runtime, and then the container's first process: gets the signals that are meant for the container.
     process: Process,
-    /// How `process` ended.
-    ended: Option<ExitCode>,
-    /// When the container's pid was known, and when the kernel told of its end.
-    started: SystemTime,
-    finished: SystemTime,
-    /// Memory ran out.
-    oom_killed: bool,
 }
 
 enum Phase {
@@ -87,13 +77,6 @@ enum Creation {
     Done(Pid),
     /// What the parent is to be told.
     Failed(Vec<u8>),
-    TimedOut,
-}
-
-/// How a container's life ended, or that of the runtime before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Exited(ExitCode),
     TimedOut,
 }
 
@@ -133,113 +116,12 @@ pub fn run(
 }
 
 impl<'a> Monitor<'a> {
-    /// Prepares everything that the runtime or an early caller may use, then starts the runtime.
-    #[inline(never)] // its stack is not kept for the container's life; nor is that of the others below
-    fn start(
-        plan: &'a MonitorPlan,
-        origin: &Origin,
-        signals: SignalFd,
-        logs: Logs,
-        pipes: &mut ParentPipes,
-    ) -> Result<Monitor<'a>, String> {
-        let limit = plan.timeout.filter(|_| plan.task.is_exec());
-        let deadline = limit.map(|limit| Instant::now() + limit);
-        let poller = Poller::new().map_err(named("epoll"))?;
-        poller
-            .add(&signals, Event::Signals, Interest::Readable)
-            .map_err(named("watch signals"))?;
-        let console = match plan.stdio {
-            StdioPlan::Terminal => Some(ConsoleSocket::listen().map_err(named("create console socket"))?),
-            StdioPlan::Pipes { .. } | StdioPlan::Inherited => None,
-        };
-        let (stdio, ends) = Stdio::new(plan.stdio).map_err(named("create pipes"))?;
-        // Where callers reach us; a container with stdio that is not ours needs nothing of it.
-        let meeting_place = plan.bundle.as_deref().filter(|_| plan.stdio != StdioPlan::Inherited);
-        let control = request_fifo(meeting_place, CONTROL_FIFO)?;
-        let window_sizes = request_fifo(meeting_place, WINDOW_SIZE_FIFO)?;
-        watch(&poller, &console, Event::Console)?;
-        watch(&poller, &control, Event::Control)?;
-        watch(&poller, &window_sizes, Event::WindowSize)?;
-        watch(&poller, &stdio.stdout, Event::Output(Stream::Stdout))?;
-        watch(&poller, &stdio.stderr, Event::Output(Stream::Stderr))?;
-        if let Stdin::Open(stdin) = &stdio.stdin {
-            poller
-                .add(stdin, Event::StdinHasRoom, Interest::Once)
-                .map_err(named("watch stdin"))?;
-        }
-        let attach = match meeting_place {
-            Some(bundle) => {
-                let link = plan
-                    .attach
-                    .link
-                    .as_ref()
-                    .map(|(directory, name)| (directory.as_path(), name.as_os_str()));
-                let overflow = (!plan.task.is_exec()).then(|| logs.directory().unwrap_or(bundle).to_owned());
-                let attach = Attach::listen(bundle, link, overflow).map_err(named("create attach socket"))?;
-                attach.watch(&poller).map_err(named("watch attach socket"))?;
-                Some(attach)
-            }
-            None => None,
-        };
-        let notify = match (&plan.bundle, &plan.notify_socket) {
-            (Some(bundle), Some(host)) => {
-                Some(NotifyProxy::listen(bundle, host).map_err(named("create notify socket"))?)
-            }
-            (None, _) | (_, None) => None,
-        };
-        watch(&poller, &notify, Event::Notification)?;
-        let attach_pipe = pipes.attach.take().map(|pipe| {
-            let mut pipe = SyncPipe::new(Some(pipe), SyncKey::Data);
-            pipe.ready();
-            pipe
-        });
-        let mark = plan.timeout.map(|_| Mark::new());
-        let preparation = Preparation {
-            ends: &ends,
-            console_socket: console.as_ref().map(ConsoleSocket::path),
-            mark,
-            replace_listen_pid: plan.replace_listen_pid,
-            start_pipe: pipes.start.as_ref(),
-        };
-        let runtime = runtime::start(plan, origin, &preparation).map_err(named("start runtime"))?;
-        pipes.start = None;
-        if plan.stdio == StdioPlan::Inherited {
-            forget_stdio().map_err(named("open /dev/null"))?;
-        }
-        Ok(Monitor {
-            plan,
-            poller,
-            signals,
-            stdio,
-            logs,
-            console,
-            terminal: None,
-            window_size: None,
-            control,
-            window_sizes,
-            attach,
-            notify,
-            _attach_pipe: attach_pipe,
-            waits_for_clients: false,
-            oom: None,
-            phase: Phase::Creating(EarlyOutput::default()),
-            mark,
-            deadline,
-            process: Process::open(runtime),
-            ended: None,
-            started: UNIX_EPOCH,
-            finished: UNIX_EPOCH,
-            oom_killed: false,
-        })
-    }
-
     /// Lets the runtime do its work.
     #[inline(never)]
     fn wait_for_container(&mut self) -> Creation {
         let Outcome::Exited(status) = self.wait_for_process() else {
             return Creation::TimedOut;
         };
-        self.ended = None; // this was the runtime; the container is still to end
         // What the runtime has still written, or sent, is there by now.
         self.read_output(Stream::Stderr);
         self.receive_terminal();
@@ -284,10 +166,7 @@ impl<'a> Monitor<'a> {
     #[inline(never)]
     fn supervise_from(&mut self, pid: Pid) {
         self.process = Process::open(pid);
-        self.started = SystemTime::now();
-        if !self.plan.task.is_exec() {
-            self.deadline = self.plan.timeout.map(|timeout| Instant::now() + timeout);
-        }
+        self.life.pid_is_known(Instant::now(), SystemTime::now());
         if let Some(pidfd) = self.process.pidfd()
             && let Err(error) = self.poller.add(pidfd, Event::ContainerGone, Interest::NewlyReadable)
         {
@@ -299,17 +178,9 @@ impl<'a> Monitor<'a> {
         self.keep_early_output();
         self.reap();
         // Neither our child nor anybody's: its runtime has reaped it.
-        if self.ended.is_none() && self.process.pidfd().is_none() && rustix::process::test_kill_process(pid).is_err() {
+        if !self.life.has_ended() && self.process.pidfd().is_none() && rustix::process::test_kill_process(pid).is_err()
+        {
             self.end(ExitCode::Unknown);
-        }
-    }
-
-    /// It is no runtime's last words, and neither is what comes now.
-    fn keep_early_output(&mut self) {
-        if let Phase::Creating(early) = std::mem::replace(&mut self.phase, Phase::Supervising) {
-            for (stream, output) in early.into_streams() {
-                self.keep(stream, &output);
-            }
         }
     }
 
@@ -327,14 +198,14 @@ impl<'a> Monitor<'a> {
     /// Serves everybody until the runtime, or the container's process, has ended or it is too late.
     fn wait_for_process(&mut self) -> Outcome {
         loop {
-            if let Some(exit) = self.ended {
-                return Outcome::Exited(exit);
+            match self.life.outcome(Instant::now()) {
+                Some(outcome @ Outcome::Exited(_)) => return outcome,
+                Some(Outcome::TimedOut) => {
+                    self.reap(); // it may just have ended by itself
+                    return self.life.exited().map_or(Outcome::TimedOut, Outcome::Exited);
+                }
+                None => _ = self.turn(self.life.deadline()),
             }
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.reap(); // it may just have ended by itself
-                return self.ended.map_or(Outcome::TimedOut, Outcome::Exited);
-            }
-            self.turn(self.deadline);
         }
     }
 
@@ -360,41 +231,6 @@ impl<'a> Monitor<'a> {
         }
         self.regard_clients();
         anything
-    }
-
-    /// Lets the output of an exec wait for clients that are behind, and cuts off those that stay so. When the command has
-    /// ended nothing waits any more.
-    fn regard_clients(&mut self) {
-        let Some(attach) = &mut self.attach else { return };
-        let ended = self.ended.is_some();
-        if self.waits_for_clients {
-            attach.drop_idle(Instant::now(), &self.poller);
-        }
-        if ended {
-            attach.drop_far_behind(&self.poller);
-        }
-        let waits = !ended && attach.is_behind(self.waits_for_clients);
-        let has_left = attach.anybody_left();
-        if waits != self.waits_for_clients {
-            self.waits_for_clients = waits;
-            self.listen_to_output(!waits);
-        }
-        if has_left {
-            self.take_input();
-        }
-    }
-
-    fn listen_to_output(&mut self, listen: bool) {
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let Some(output) = self.stdio.output(stream) else {
-                continue;
-            };
-            if !listen {
-                self.poller.remove(output);
-            } else if let Err(error) = self.poller.add(output, Event::Output(stream), output.interest()) {
-                crate::warning!("watch output: {error}");
-            }
-        }
     }
 
     #[inline(never)]
@@ -437,11 +273,6 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// Logs first, then shows.
-    fn keep(&mut self, stream: Stream, output: &[u8]) {
-        keep(&mut self.logs, &mut self.attach, &self.poller, stream, output);
-    }
-
     fn take_signals(&mut self) {
         while let Some(signal) = self.signals.next() {
             match signal {
@@ -455,7 +286,7 @@ impl<'a> Monitor<'a> {
     }
 
     fn forward(&self, signal: Signal) {
-        if self.ended.is_none() {
+        if !self.life.has_ended() {
             self.process.signal(signal);
         }
     }
@@ -475,7 +306,7 @@ impl<'a> Monitor<'a> {
     }
 
     fn reap_container(&mut self) {
-        if self.ended.is_none() {
+        if !self.life.has_ended() {
             match reap(self.process.pid()) {
                 Reaped::Exited(exit) => self.end(exit),
                 Reaped::Running => {}
@@ -485,45 +316,14 @@ impl<'a> Monitor<'a> {
     }
 
     fn end(&mut self, exit: ExitCode) {
-        self.ended = Some(exit);
-        self.finished = SystemTime::now();
-    }
-
-    fn read_output(&mut self, stream: Stream) {
-        let after = match &mut self.phase {
-            Phase::Creating(early) => self.stdio.pump(stream, |bytes| {
-                if let Some(excess) = early.hold(stream, bytes) {
-                    keep(&mut self.logs, &mut self.attach, &self.poller, stream, &excess);
-                }
-            }),
-            Phase::Supervising => self.stdio.pump(stream, |bytes| {
-                keep(&mut self.logs, &mut self.attach, &self.poller, stream, bytes);
-            }),
-        };
-        let (Some(after), Some(output)) = (after, self.stdio.output(stream)) else {
-            return;
-        };
-        match after {
-            After::Wait => {}
-            After::StillHungUp if self.ended.is_none() => {}
-            // Reported once; the next time when somebody has written again.
-            After::HungUp if self.ended.is_none() => {
-                self.poller
-                    .change(output, Event::Output(stream), Interest::NewlyReadable);
-            }
-            After::Revived => self.poller.change(output, Event::Output(stream), Interest::Readable),
-            After::HungUp | After::StillHungUp | After::Close => {
-                self.poller.remove(output);
-                *self.stdio.output(stream) = None;
-            }
-        }
+        self.life.end(exit, SystemTime::now());
     }
 
     fn look_at_memory(&mut self) {
         let Some(oom) = &mut self.oom else { return };
         if oom.look() {
             crate::debug!("the container ran out of memory");
-            self.oom_killed = true;
+            self.life.ran_out_of_memory();
             write_oom_files(self.plan);
         }
         if oom.is_finished() {
@@ -628,7 +428,7 @@ impl<'a> Monitor<'a> {
         if let Some(attach) = &mut attach {
             attach.release_readers();
         }
-        let record = self.record(outcome);
+        let record = self.life.record(outcome, boot_id(), self.logs.kept());
         drop(self);
         inherited.close();
         let exit = record.exit;
@@ -655,77 +455,4 @@ impl<'a> Monitor<'a> {
         }
         own_status
     }
-
-    fn record(&self, outcome: Outcome) -> ExitRecord {
-        let (exit, why) = match outcome {
-            Outcome::TimedOut => (ExitCode::Unknown, Why::TimedOut),
-            Outcome::Exited(exit @ ExitCode::Status(_)) => (exit, Why::Exited),
-            Outcome::Exited(exit @ ExitCode::Signal(_)) => (exit, Why::Signal),
-            Outcome::Exited(ExitCode::Unknown) => (ExitCode::Unknown, Why::Unseen),
-        };
-        let kept = self.logs.kept();
-        ExitRecord {
-            exit,
-            why,
-            oom_killed: self.oom_killed,
-            started_ns: nanoseconds(self.started),
-            finished_ns: nanoseconds(self.finished),
-            boot_id: boot_id(),
-            logged_bytes: kept.logged_bytes,
-            lost_bytes: kept.lost_bytes,
-        }
-    }
-
-    /// Reads until every writer is gone, or silent, or has had its time.
-    fn read_late_output(&mut self) {
-        let end = Instant::now() + LATE_OUTPUT_LIMIT;
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            self.read_output(stream);
-        }
-        while self.stdio.is_open() {
-            let quiet = (Instant::now() + LATE_OUTPUT_QUIET).min(end);
-            let anything = self.turn(Some(quiet));
-            let now = Instant::now();
-            if now >= end || (!anything && now >= quiet) {
-                return;
-            }
-        }
-    }
-}
-
-fn keep(logs: &mut Logs, attach: &mut Option<Attach>, poller: &Poller, stream: Stream, output: &[u8]) {
-    if output.is_empty() {
-        return;
-    }
-    logs.append(stream, output);
-    if let Some(attach) = attach {
-        attach.broadcast(stream, output, poller);
-    }
-}
-
-fn request_fifo(bundle: Option<&Path>, name: &str) -> Result<Option<RequestFifo>, String> {
-    let Some(path) = bundle.map(|bundle| bundle.join(name)) else {
-        return Ok(None);
-    };
-    match RequestFifo::create(&path) {
-        Ok(fifo) => Ok(Some(fifo)),
-        Err(error) => Err(format!("create {}: {error}", path.display())),
-    }
-}
-
-fn watch(poller: &Poller, source: &Option<impl AsFd>, event: Event) -> Result<(), String> {
-    match source {
-        Some(source) => poller.add(source, event, Interest::Readable).map_err(named("watch")),
-        None => Ok(()),
-    }
-}
-
-/// Since 1970.
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn named(step: &'static str) -> impl Fn(io::Error) -> String {
-    move |error| format!("{step}: {error}")
 }
