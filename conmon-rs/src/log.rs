@@ -14,6 +14,7 @@ use crate::contract::Stream;
 use cri::CriLog;
 use journald::Journal;
 
+#[derive(Default)]
 pub struct Logs {
     pub file: Option<CriLog>,
     pub journal: Option<Journal>,
@@ -71,6 +72,12 @@ impl Logs {
         }
         if let Some(file) = &mut self.file {
             file.give_up_held(None);
+        }
+    }
+
+    /// Waits until the disk has it all, unless the plan says otherwise.
+    pub fn sync(&self) {
+        if let Some(file) = &self.file {
             file.sync();
         }
     }

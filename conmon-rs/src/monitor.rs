@@ -428,7 +428,8 @@ impl<'a> Monitor<'a> {
         if let Some(attach) = &mut attach {
             attach.release_readers();
         }
-        let record = self.life.record(outcome, boot_id(), self.logs.kept());
+        let mut logs = std::mem::take(&mut self.logs);
+        let record = self.life.record(outcome, boot_id(), logs.kept());
         drop(self);
         inherited.close();
         let exit = record.exit;
@@ -451,8 +452,12 @@ impl<'a> Monitor<'a> {
             sync.exit_code(exit, message);
         }
         if let Some(attach) = attach {
-            attach.finish(|| sync.close());
+            attach.finish(|| {
+                sync.close();
+                logs = Logs::default();
+            });
         }
+        logs.sync(); // a disk may take its time; who waits for the exit has it by now
         own_status
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::contract::Stream;
 
@@ -15,6 +15,9 @@ const MESSAGE_BYTES: usize = 16 * 1024;
 
 /// How long a busy journal is waited for before an entry is given up; after that it is not waited for until it takes one.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
+
+/// Between two attempts when the kernel has no memory for an entry.
+const NO_MEMORY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the short form of a container id is.
 pub const SHORT_ID_BYTES: usize = 12;
@@ -125,12 +128,18 @@ impl Journal {
     }
 
     fn send(&self, entry: &[u8]) -> io::Result<()> {
-        self.socket.set_nonblocking(self.lost_entries > 0)?;
+        let may_wait = self.lost_entries == 0;
+        self.socket.set_nonblocking(!may_wait)?;
+        let end = Instant::now() + BUSY_WAIT;
         loop {
             // By name each time: the journal may have been restarted.
             match self.socket.send_to(entry, SOCKET) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // The kernel has no memory for it now; unlike for a journal that is busy, it does not wait by itself.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) && may_wait && Instant::now() < end => {
+                    std::thread::sleep(NO_MEMORY_PAUSE);
+                }
                 Err(error) => return Err(error),
             }
         }
