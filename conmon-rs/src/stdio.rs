@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use memchr::memrchr;
 use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -257,7 +258,8 @@ const EARLY_BYTES: usize = 64 * 1024;
 const TAIL_BYTES: usize = 4096;
 
 impl EarlyOutput {
-    /// Holds `output`; returns what is too much to be held any longer and belongs to the log after all.
+    /// Holds `output`; returns what is too much to be held any longer and belongs to the log after all: whole lines, because
+    /// nobody knows how long the rest stays here.
     pub fn hold(&mut self, stream: Stream, output: &[u8]) -> Option<Vec<u8>> {
         let held = match stream {
             Stream::Stdout => &mut self.stdout,
@@ -269,7 +271,12 @@ impl EarlyOutput {
             }
         };
         held.extend_from_slice(output);
-        (held.len() > EARLY_BYTES).then(|| std::mem::take(held))
+        if held.len() <= EARLY_BYTES {
+            return None;
+        }
+        let whole = memrchr(b'\n', held).map_or(held.len(), |at| at + 1);
+        let rest = held.split_off(whole);
+        Some(std::mem::replace(held, rest))
     }
 
     pub fn into_streams(self) -> [(Stream, Vec<u8>); 2] {
@@ -285,6 +292,16 @@ impl EarlyOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_much_is_given_up_line_by_line() {
+        let mut early = EarlyOutput::default();
+        let lines = [vec![b'x'; EARLY_BYTES], b"\nthe".to_vec()].concat();
+        let excess = early.hold(Stream::Stdout, &lines).unwrap();
+        assert_eq!(excess.len(), EARLY_BYTES + 1);
+        let [(_, held), _] = early.into_streams();
+        assert_eq!(held, b"the");
+    }
 
     #[test]
     fn the_message_keeps_the_end_of_a_flood() {
