@@ -4,7 +4,9 @@
 
 mod arguments;
 mod attach;
+mod caller;
 mod exec;
+mod exit_command;
 mod exit_record;
 mod exit_status;
 mod harness;
