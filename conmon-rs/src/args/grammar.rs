@@ -90,3 +90,38 @@ fn number<N: TryFrom<i128>>(text: &OsString, shown: &str) -> Result<N, String> {
     let magnitude = i128::from_str_radix(digits, radix).map_err(|_| out_of_range())?;
     N::try_from(sign * magnitude).map_err(|_| out_of_range())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_words_are_options_or_a_reason(
+            words in proptest::collection::vec(
+                prop_oneof![
+                    "-{0,2}[a-zA-Z0=-]{0,12}".prop_map(OsString::from),
+                    (0..OPTIONS.len()).prop_map(|at| format!("--{}", OPTIONS[at].long).into()),
+                    any::<Vec<u8>>().prop_map(OsString::from_vec),
+                ],
+                0..12,
+            ),
+        ) {
+            if let Ok(options) = parse(words) {
+                let _ = options.check();
+            }
+        }
+
+        #[test]
+        fn a_number_is_what_its_digits_say(number: i32) {
+            for text in [number.to_string(), format!(" {number}")] {
+                prop_assert_eq!(super::number::<i32>(&text.into(), "-T"), Ok(number));
+            }
+            if number > 0 {
+                prop_assert_eq!(super::number::<i32>(&format!("{number:#x}").into(), "-T"), Ok(number));
+                prop_assert_eq!(super::number::<i32>(&format!("0{number:o}").into(), "-T"), Ok(number));
+            }
+        }
+    }
+}
