@@ -13,4 +13,4 @@ mod plan;
 pub use check::Refusal;
 pub use grammar::parse;
 pub use options::{Options, help, version};
-pub use plan::{Api, ExitCommand, LogPlan, MonitorPlan, Rotation, StdioPlan, Task};
+pub use plan::{Api, Confinement, ExitCommand, LogPlan, MonitorPlan, Rotation, StdioPlan, Task};

@@ -350,6 +350,7 @@ fn handler_of(name: &str, handler: &RuntimeHandler, config: &Config) -> Handler 
             .map(|variable| (variable.name.clone(), variable.value.clone()))
             .collect(),
         no_sync_log: handler.no_sync_log,
+        unconfined_monitor: handler.unconfined_monitor,
         no_pivot: config.runtime.no_pivot,
         min_memory_bytes: handler.container_min_memory,
         allowed_annotations: handler.allowed_annotations.iter().cloned().collect(),

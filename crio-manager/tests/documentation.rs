@@ -1,5 +1,7 @@
 //! What the documentation says of the code.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::{Path, PathBuf};
 
 /// Where the short paths of the documents begin.

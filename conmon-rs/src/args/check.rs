@@ -9,7 +9,9 @@ use rustix::fs::{Access, access};
 
 use super::log_path::{check_for_journald, log_drivers};
 use super::options::Options;
-use super::plan::{Api, AttachPlan, ExitCommand, LogPlan, MonitorPlan, Rotation, RuntimeCommand, StdioPlan, Task};
+use super::plan::{
+    Api, AttachPlan, Confinement, ExitCommand, LogPlan, MonitorPlan, Rotation, RuntimeCommand, StdioPlan, Task,
+};
 use crate::contract::SyncKey;
 use crate::log::journald::JournalPlan;
 use crate::messages::{Level, errno_text};
@@ -166,6 +168,7 @@ impl Options {
             labels: self.log_label,
             marks_partial: !self.no_container_partial_message,
         });
+        let log_file = drivers.file.map(|path| absolute(path.into()));
         Ok(MonitorPlan {
             task,
             api: if self.api_version { Api::One } else { Api::Legacy },
@@ -214,8 +217,13 @@ impl Options {
                 .ok()
                 .filter(|seconds| *seconds > 0)
                 .map(Duration::from_secs),
+            confinement: Confinement {
+                capabilities: self.drop_capabilities,
+                landlock: self.landlock,
+            },
+            log_file: log_file.clone(),
             log: LogPlan {
-                file: drivers.file.map(|path| absolute(path.into())),
+                file: log_file,
                 journal,
                 size_max_bytes: positive(self.log_size_max),
                 global_size_max_bytes: positive(self.log_global_size_max),

@@ -40,6 +40,8 @@ pub struct Options {
     pub(super) log_label: Vec<OsString>,
     pub(super) no_container_partial_message: bool,
     pub(super) no_sync_log: bool,
+    pub(super) drop_capabilities: bool,
+    pub(super) landlock: bool,
     pub(super) no_new_keyring: bool,
     pub(super) no_pivot: bool,
     pub(super) systemd_cgroup: bool,
@@ -86,7 +88,7 @@ const fn option(long: &'static str, short: u8, value: Value, help: &'static str)
 
 use Value::{Flag, List, MaybeLongNumber, MaybeNumber, Number, Text};
 
-pub(super) static OPTIONS: [OptionName; 49] = [
+pub(super) static OPTIONS: [OptionName; 51] = [
     option(
         "api-version",
         0,
@@ -117,6 +119,12 @@ pub(super) static OPTIONS: [OptionName; 49] = [
         b'u',
         Text(|o| &mut o.cuuid),
         "Container id, as the caller knows it",
+    ),
+    option(
+        "drop-capabilities",
+        0,
+        Flag(|o| &mut o.drop_capabilities),
+        "Give up capabilities that a running container's monitor does not need",
     ),
     option(
         "exec",
@@ -166,6 +174,12 @@ pub(super) static OPTIONS: [OptionName; 49] = [
         0,
         Flag(|o| &mut o.full_attach),
         "Attach by the path in the bundle, make no symlink",
+    ),
+    option(
+        "landlock",
+        0,
+        Flag(|o| &mut o.landlock),
+        "Open no more files than a running container's monitor needs",
     ),
     option(
         "leave-stdin-open",

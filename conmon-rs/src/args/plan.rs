@@ -28,6 +28,9 @@ pub struct MonitorPlan {
     pub notify_socket: Option<PathBuf>,
     pub timeout: Option<Duration>,
     pub log: LogPlan,
+    /// Of the log too, which is opened, and the rest of its plan used up, before anything else.
+    pub log_file: Option<PathBuf>,
+    pub confinement: Confinement,
     /// Become a daemon, or stay the caller's child.
     pub daemonize: bool,
 }
@@ -110,4 +113,11 @@ pub struct Rotation {
     pub max_files: u32,
     /// Where a log that somebody has taken away may be made anew; everywhere if there is none.
     pub allowed_directories: Vec<PathBuf>,
+}
+
+/// What the monitor gives up once the container runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Confinement {
+    pub capabilities: bool,
+    pub landlock: bool,
 }

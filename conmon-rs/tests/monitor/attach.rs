@@ -26,7 +26,7 @@ impl Client {
         Client::connect(&stage.path("sockets").join(ID).join("attach"))
     }
 
-    fn packet(&self) -> Option<(Stream, Vec<u8>)> {
+    pub fn packet(&self) -> Option<(Stream, Vec<u8>)> {
         let mut packet = vec![0; 8193];
         let (_, length) = recv(&self.0, packet.as_mut_slice(), RecvFlags::empty()).unwrap();
         let (stream, output) = parse_attach_packet(&packet[..length])?;

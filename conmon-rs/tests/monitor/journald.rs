@@ -119,7 +119,7 @@ fn the_identifier_is_the_tag_or_else_the_name_or_else_the_short_id() {
         assert_eq!(with_journal(&stage, "echo x").args(arguments).run(), 0);
         let entry = journal.entry();
         assert_eq!(entry["SYSLOG_IDENTIFIER"], identifier);
-        assert_eq!(entry.get("CONTAINER_TAG").is_some(), identifier == "tag");
+        assert_eq!(entry.contains_key("CONTAINER_TAG"), identifier == "tag");
     }
     let stage = Stage::new();
     let Some(journal) = Journal::bind(&stage) else { return };

@@ -5,6 +5,7 @@
 mod arguments;
 mod attach;
 mod caller;
+mod confined;
 mod exec;
 mod exit_command;
 mod exit_record;
