@@ -136,6 +136,8 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
         }
         systemd::stopping().await;
         stop.send_replace(true);
+        // Whoever watches would keep the server from ending.
+        lifecycle.close_events();
         std::future::pending::<()>().await;
     };
     let told = async {
