@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Where the short paths of `docs/specification.md` begin.
-const BELOW: [(&str, &str); 8] = [
+const BELOW: [(&str, &str); 9] = [
     ("lifecycle/", "crio-manager/src"),
     ("model/", "crio-manager/src"),
     ("spec/", "crio-manager/src"),
@@ -11,6 +11,7 @@ const BELOW: [(&str, &str); 8] = [
     ("service/", "crio-manager/src"),
     ("streaming/", "crio-manager/src"),
     ("e2e/", "tests"),
+    ("conformance/", "tests"),
     ("monitor/", "conmon-rs/tests"),
 ];
 
