@@ -48,6 +48,7 @@ fn below(root: &Path, path: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_unified_line_names_the_directory() {
@@ -64,5 +65,15 @@ mod tests {
         let found = v1_directory("5:cpu,cpuacct:/a\n4:memory:/pod/c\n0::/x\n");
         assert_eq!(found, Some(MemoryCgroup::V1("/sys/fs/cgroup/memory/pod/c".into())));
         assert_eq!(v1_directory("5:cpu:/a\n1:name=memory:/b\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_names_a_directory_below_the_root_or_none(memberships in "([0-9:,a-z/=.]{0,30}\n){0,6}") {
+            for found in [v1_directory(&memberships), v2_directory(&memberships)].into_iter().flatten() {
+                let (MemoryCgroup::V1(path) | MemoryCgroup::V2(path)) = found;
+                prop_assert!(path.starts_with(ROOT));
+            }
+        }
     }
 }

@@ -75,12 +75,12 @@ pub fn reap_any() -> Option<(Pid, ExitCode)> {
 }
 
 /// Waits for this child and reaps whatever else ends meanwhile.
-pub fn wait_for(child: Pid) {
+pub fn wait_for(child: Pid) -> ExitCode {
     loop {
         match wait(WaitOptions::empty()) {
-            Ok(Some((pid, _))) if pid != child => {}
-            Err(Errno::INTR) => {}
-            Ok(_) | Err(_) => return,
+            Ok(Some((pid, status))) if pid == child => return exit_code(status),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return ExitCode::Unknown,
         }
     }
 }

@@ -6,6 +6,7 @@ use rustix::process::set_child_subreaper;
 
 use crate::args::ExitCommand;
 use crate::child::{reap_any, wait_for};
+use crate::contract::ExitCode;
 use crate::runtime::{Origin, launch};
 use crate::sys;
 
@@ -25,7 +26,10 @@ pub fn run(command: &ExitCommand, origin: &Origin) {
         std::thread::sleep(delay);
         Ok(())
     }) {
-        Ok(child) => wait_for(child),
+        Ok(child) => match wait_for(child) {
+            ExitCode::Status(0) => {}
+            exit => crate::warning!("exit command {} ended with {}", command.path.display(), exit.number()),
+        },
         Err(error) => crate::error!("exit command: {error}"),
     }
     while reap_any().is_some() {}

@@ -7,7 +7,7 @@
 //!
 //! Both ends of the format are here, pure: bytes in, values out.
 
-use crate::contract::{ExitCode, JsonReader, NotASyncMessage};
+use crate::contract::{ExitCode, JsonReader, NotJson};
 
 /// Added to the name of the exit file.
 pub const EXIT_RECORD_SUFFIX: &str = ".json";
@@ -119,7 +119,7 @@ impl ExitRecord {
                 "why" => {
                     let name = json.string()?;
                     let known = Why::ALL.into_iter().find(|why| why.name() == name);
-                    why = Some(known.ok_or(NotASyncMessage)?);
+                    why = Some(known.ok_or(NotJson)?);
                     return Ok(());
                 }
                 "boot_id" => {
@@ -131,7 +131,7 @@ impl ExitRecord {
             *number = Some(json.integer()?);
             Ok(())
         });
-        read.map_err(|NotASyncMessage| NotAnExitRecord)?;
+        read.map_err(|NotJson| NotAnExitRecord)?;
         let unsigned = |number: Option<i64>| {
             number
                 .and_then(|number| u64::try_from(number).ok())

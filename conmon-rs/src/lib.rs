@@ -8,6 +8,7 @@
 //! - `stdio`, `console`: the container's pipes, or its terminal; `log`: where its output is kept
 //! - `attach`: clients that watch and type; `notify`: readiness for the host's service manager
 //! - `control`: resize and reopen-log requests; `oom`, `cgroup`: memory that ran out; `exit_file`, `exit_record`: the last word
+//! - `confine`: what is given up once the container runs
 //! - `sys`: the only file with `unsafe`
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
@@ -16,6 +17,7 @@ mod args;
 mod attach;
 mod cgroup;
 mod child;
+mod confine;
 mod console;
 pub mod contract;
 mod control;

@@ -104,6 +104,12 @@ macro_rules! debug {
     ($($text:tt)*) => { $crate::messages::say($crate::messages::Level::Debug, format_args!($($text)*)) };
 }
 
+/// What only whoever looks for a mistake wants to know.
+#[macro_export]
+macro_rules! trace {
+    ($($text:tt)*) => { $crate::messages::say($crate::messages::Level::Trace, format_args!($($text)*)) };
+}
+
 /// The text of a system error as C programs print it, without Rust's "(os error 2)".
 pub fn errno_text(error: &std::io::Error) -> String {
     let mut text = error.to_string();

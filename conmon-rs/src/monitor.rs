@@ -23,6 +23,7 @@ use self::life::{Life, Outcome};
 use crate::args::{Api, MonitorPlan, StdioPlan};
 use crate::attach::{Attach, Stdin};
 use crate::child::{Process, Reaped, SignalFd, reap, reap_any};
+use crate::confine::confine;
 use crate::console::{ConsoleSocket, Delivery, WindowSize, prepare_terminal};
 use crate::contract::{ExitCode, Stream, TIMED_OUT};
 use crate::control::{ControlMessage, RequestFifo, control_message, window_size};
@@ -98,6 +99,7 @@ pub fn run(
                 sync.pid(pid);
             }
             monitor.supervise_from(pid);
+            confine(plan);
             sys::release_unused_code();
             sys::release_unused_stack();
             let outcome = monitor.wait_for_process();

@@ -100,11 +100,26 @@ fn is_forwarded(line: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_what_concerns_the_container_is_forwarded() {
         let datagram = b"MAINPID=7\nREADY=1\nSTATUS=up and running\nFDSTORE=1\nBARRIER=1\n";
         assert_eq!(filter(datagram), b"READY=1\nSTATUS=up and running");
         assert_eq!(filter(b"READY=0\nX_READY=1\nEXTEND_TIMEOUT_USEC=5"), b"");
+    }
+
+    proptest! {
+        #[test]
+        fn of_any_datagram_only_allowed_lines_are_left(datagram in "(READY=1|STATUS=[a-z]*|FDSTORE=1|[A-Z=\n0-9]{0,9}|\n){0,12}") {
+            let lines: Vec<_> = datagram.as_bytes().split(|byte| *byte == b'\n').filter(|line| is_forwarded(line)).collect();
+            let left = filter(datagram.as_bytes());
+            prop_assert_eq!(left.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect::<Vec<_>>(), lines);
+        }
+
+        #[test]
+        fn any_bytes_can_be_sent(datagram: Vec<u8>) {
+            prop_assert!(filter(&datagram).len() <= datagram.len());
+        }
     }
 }

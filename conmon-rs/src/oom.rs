@@ -151,11 +151,20 @@ pub fn write_oom_files(plan: &MonitorPlan) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn both_counters_are_read() {
         let text = b"low 0\nhigh 7\nmax 31\noom 2\noom_kill 1\noom_group_kill 5\n";
         assert_eq!(counters(text), Counters { oom: 2, oom_kill: 1 });
         assert_eq!(counters(b"garbage\noom x\n"), Counters::default());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_counted_without_harm(text: Vec<u8>, oom: u64) {
+            let _ = counters(&text);
+            prop_assert_eq!(counters(format!("oom {oom}\n").as_bytes()).oom, oom);
+        }
     }
 }

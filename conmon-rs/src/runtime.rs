@@ -88,35 +88,39 @@ pub struct Preparation<'a> {
 /// Starts the runtime. It dies with us, and so does not finish a container that nobody would watch.
 pub fn start(plan: &MonitorPlan, origin: &Origin, preparation: &Preparation<'_>) -> io::Result<Pid> {
     let monitor = getpid();
-    launch(
-        || arguments(plan, preparation.console_socket),
-        origin,
-        |environment| {
-            set_parent_process_death_signal(Some(Signal::KILL))?;
-            if getppid() != Some(monitor) {
-                sys::exit_now(1); // we died before the line above
+    let words = || {
+        let words = arguments(plan, preparation.console_socket);
+        crate::trace!(
+            "calling runtime args: {}",
+            words.join(OsStr::new(" ")).to_string_lossy()
+        );
+        words
+    };
+    launch(words, origin, |environment| {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if getppid() != Some(monitor) {
+            sys::exit_now(1); // we died before the line above
+        }
+        preparation.ends.install()?;
+        if let Some(mark) = preparation.mark {
+            mark.put();
+        }
+        if let Some(value) = std::env::var_os(LISTEN_PID) {
+            let named: i32 = value
+                .to_str()
+                .and_then(|text| text.parse().ok())
+                .filter(|pid| *pid > 0)
+                .ok_or_else(|| io::Error::other(format!("Invalid {LISTEN_PID} {}", value.to_string_lossy())))?;
+            if preparation.replace_listen_pid || named == monitor.as_raw_nonzero().get() {
+                environment.retain(|variable| !variable.as_bytes().starts_with(b"LISTEN_PID="));
+                environment.push(CString::new(format!("{LISTEN_PID}={}", getpid().as_raw_nonzero()))?);
             }
-            preparation.ends.install()?;
-            if let Some(mark) = preparation.mark {
-                mark.put();
-            }
-            if let Some(value) = std::env::var_os(LISTEN_PID) {
-                let named: i32 = value
-                    .to_str()
-                    .and_then(|text| text.parse().ok())
-                    .filter(|pid| *pid > 0)
-                    .ok_or_else(|| io::Error::other(format!("Invalid {LISTEN_PID} {}", value.to_string_lossy())))?;
-                if preparation.replace_listen_pid || named == monitor.as_raw_nonzero().get() {
-                    environment.retain(|variable| !variable.as_bytes().starts_with(b"LISTEN_PID="));
-                    environment.push(CString::new(format!("{LISTEN_PID}={}", getpid().as_raw_nonzero()))?);
-                }
-            }
-            if let Some(pipe) = preparation.start_pipe {
-                retry_on_intr(|| read(pipe, &mut [0; 64]))?;
-            }
-            Ok(())
-        },
-    )
+        }
+        if let Some(pipe) = preparation.start_pipe {
+            retry_on_intr(|| read(pipe, &mut [0; 64]))?;
+        }
+        Ok(())
+    })
 }
 
 /// Which process the descriptors of a socket activation are meant for.

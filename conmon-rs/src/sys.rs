@@ -237,3 +237,94 @@ pub fn release_unused_code() {
         }
     }
 }
+
+/// What may still be done with files, for Landlock.
+pub struct Ruleset {
+    fd: OwnedFd,
+    /// What the kernel can restrict.
+    handled: u64,
+}
+
+#[repr(C)]
+struct RulesetAttributes {
+    handled_access_fs: u64,
+    handled_access_net: u64,
+}
+
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed_access: u64,
+    parent_fd: i32,
+}
+
+impl Ruleset {
+    const VERSION: libc::c_uint = 1;
+    const PATH_BENEATH: libc::c_int = 1;
+    const NETWORK: u64 = 0b11;
+
+    const EXECUTE: u64 = 1;
+    const READ: u64 = 1 << 2 | 1 << 3;
+    /// Devices, and control of them.
+    const DEVICES: u64 = 1 << 6 | 1 << 11 | 1 << 15;
+
+    /// Everything that this kernel knows is forbidden, unless it is allowed.
+    pub fn new() -> io::Result<Ruleset> {
+        let nothing = std::ptr::null::<RulesetAttributes>();
+        // SAFETY: without attributes only the version is asked for.
+        let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, Ruleset::VERSION) };
+        let handled: u64 = match version {
+            ..1 => return Err(io::Error::last_os_error()),
+            1 => (1 << 13) - 1,
+            2 => (1 << 14) - 1,
+            3 | 4 => (1 << 15) - 1,
+            _ => (1 << 16) - 1,
+        };
+        let attributes = RulesetAttributes {
+            handled_access_fs: handled,
+            handled_access_net: if version < 4 { 0 } else { Ruleset::NETWORK },
+        };
+        // Older kernels know the first member only.
+        let size = if version < 4 {
+            size_of::<u64>()
+        } else {
+            size_of::<RulesetAttributes>()
+        };
+        // SAFETY: the attributes are readable for that size.
+        let fd = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, size, 0) };
+        let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0).and_then(adopt);
+        Ok(Ruleset {
+            fd: fd.ok_or_else(io::Error::last_os_error)?,
+            handled,
+        })
+    }
+
+    pub fn allow_changes_below(&self, directory: &impl AsRawFd) -> io::Result<()> {
+        self.allow(self.handled & !(Ruleset::EXECUTE | Ruleset::DEVICES), directory)
+    }
+
+    pub fn allow_reading_below(&self, directory: &impl AsRawFd) -> io::Result<()> {
+        self.allow(Ruleset::READ, directory)
+    }
+
+    fn allow(&self, access: u64, directory: &impl AsRawFd) -> io::Result<()> {
+        let rule = PathBeneath {
+            allowed_access: access,
+            parent_fd: directory.as_raw_fd(),
+        };
+        let (number, kind) = (libc::SYS_landlock_add_rule, Ruleset::PATH_BENEATH);
+        // SAFETY: the rule is readable, and its descriptor is open.
+        match unsafe { libc::syscall(number, self.fd.as_raw_fd(), kind, &raw const rule, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// From here on, for this process and its children.
+pub fn restrict(ruleset: Ruleset) -> io::Result<()> {
+    // SAFETY: takes no memory of ours.
+    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.fd.as_raw_fd(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -105,6 +105,7 @@ pub struct RuntimeHandler {
     pub default_annotations: BTreeMap<String, String>,
     pub privileged_without_host_devices: bool,
     pub no_sync_log: bool,
+    pub unconfined_monitor: bool,
 }
 
 /// `[crio.image]`
@@ -240,6 +241,7 @@ impl RuntimeHandler {
             default_annotations: BTreeMap::new(),
             privileged_without_host_devices: false,
             no_sync_log: false,
+            unconfined_monitor: false,
         }
     }
 }

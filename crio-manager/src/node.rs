@@ -136,6 +136,8 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
         }
         systemd::stopping().await;
         stop.send_replace(true);
+        // Whoever watches would keep the server from ending.
+        lifecycle.close_events();
         std::future::pending::<()>().await;
     };
     let told = async {
@@ -350,6 +352,7 @@ fn handler_of(name: &str, handler: &RuntimeHandler, config: &Config) -> Handler 
             .map(|variable| (variable.name.clone(), variable.value.clone()))
             .collect(),
         no_sync_log: handler.no_sync_log,
+        unconfined_monitor: handler.unconfined_monitor,
         no_pivot: config.runtime.no_pivot,
         min_memory_bytes: handler.container_min_memory,
         allowed_annotations: handler.allowed_annotations.iter().cloned().collect(),

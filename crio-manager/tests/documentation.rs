@@ -1,9 +1,11 @@
 //! What the documentation says of the code.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::{Path, PathBuf};
 
-/// Where the short paths of `docs/specification.md` begin.
-const BELOW: [(&str, &str); 8] = [
+/// Where the short paths of the documents begin.
+const BELOW: [(&str, &str); 9] = [
     ("lifecycle/", "crio-manager/src"),
     ("model/", "crio-manager/src"),
     ("spec/", "crio-manager/src"),
@@ -11,13 +13,26 @@ const BELOW: [(&str, &str); 8] = [
     ("service/", "crio-manager/src"),
     ("streaming/", "crio-manager/src"),
     ("e2e/", "tests"),
+    ("podman/", "tests"),
     ("monitor/", "conmon-rs/tests"),
 ];
 
 #[test]
 fn every_test_that_the_specification_names_is_there() {
+    let named = tests_named_in("docs/specification.md");
+    assert!(named > 100, "only {named} tests were found in the specification");
+}
+
+#[test]
+fn every_test_that_the_monitors_contract_names_is_there() {
+    let named = tests_named_in("docs/monitor-contract.md");
+    assert!(named > 50, "only {named} tests were found in the contract");
+}
+
+/// Looks for each test in the file that is named before it in the same row of a table. Returns how many there are.
+fn tests_named_in(document: &str) -> usize {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let text = std::fs::read_to_string(root.join("docs/specification.md")).unwrap();
+    let text = std::fs::read_to_string(root.join(document)).unwrap();
     let mut named = 0;
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let mut file: Option<(PathBuf, String)> = None;
@@ -40,5 +55,5 @@ fn every_test_that_the_specification_names_is_there() {
             }
         }
     }
-    assert!(named > 100, "only {named} tests were found in the specification");
+    named
 }

@@ -215,7 +215,7 @@ async fn a_runtime_that_cannot_be_killed_is_told_and_removed_when_it_can(node: &
     std::fs::create_dir(&ice.0)?;
     let body = format!(
         "if [ $verb = create ] && [ -e $DIR/misbehave ]; then\n\
-         echo $$ >{}/cgroup.procs; touch $DIR/reached; exec sleep 5555\nfi",
+         echo $$ >{}/cgroup.procs; exec sleep 5555\nfi",
         ice.0.display()
     );
     node.wrap_runtime("frozen", &body, CREATE_TIMEOUT).await?;
@@ -238,7 +238,11 @@ async fn a_runtime_that_cannot_be_killed_is_told_and_removed_when_it_can(node: &
     };
     let started = Instant::now();
     let creation = tokio::spawn(create);
-    eventually("the runtime is at work", || Ok(node.path("reached").exists())).await?;
+    // Not only on its way there: it is known by this name afterwards.
+    eventually("the runtime is at work", || {
+        Ok(node.processes_with("sleep 5555").len() == 1)
+    })
+    .await?;
     ice.turn("FROZEN")?;
 
     // Nobody else is held.

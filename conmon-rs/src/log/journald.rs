@@ -205,6 +205,7 @@ fn priority_prefix(line: &[u8]) -> Option<(u8, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_label_is_a_name_and_a_value() {
@@ -226,6 +227,21 @@ mod tests {
         assert_eq!(priority_prefix(b"<4>x\n"), Some((b'4', &b"x\n"[..])));
         for line in ["<8>x", "<44>x", "< 4>x", "4>x", "<4"] {
             assert_eq!(priority_prefix(line.as_bytes()), None, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_and_label_make_fields_that_can_be_told_apart(name in "[A-Z_]{1,9}", value: Vec<u8>, next: Vec<u8>) {
+            let mut entry = Vec::new();
+            push_field(&mut entry, name.as_bytes(), &value);
+            push_field(&mut entry, b"NEXT", &next);
+            let rest = entry.strip_prefix(name.as_bytes()).unwrap().strip_prefix(b"\n").unwrap();
+            let (length, rest) = rest.split_first_chunk().unwrap();
+            let (read, rest) = rest.split_at(u64::from_le_bytes(*length) as usize);
+            prop_assert_eq!(read, &value[..]);
+            prop_assert!(rest.starts_with(b"\nNEXT\n"));
+            let _ = (split_label(&value), priority_prefix(&value));
         }
     }
 }

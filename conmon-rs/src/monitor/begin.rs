@@ -92,6 +92,8 @@ impl<'a> Monitor<'a> {
         };
         let runtime = runtime::start(plan, origin, &preparation).map_err(named("start runtime"))?;
         pipes.start = None;
+        // The runtime still has it, as the caller means it to; ours would keep a file system from being unmounted.
+        std::env::set_current_dir("/").map_err(named("leave the caller's directory"))?;
         if plan.stdio == StdioPlan::Inherited {
             forget_stdio().map_err(named("open /dev/null"))?;
         }

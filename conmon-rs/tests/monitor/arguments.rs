@@ -39,6 +39,27 @@ fn the_help_lists_every_option() {
     }
 }
 
+/// Words of this text that are long options.
+fn long_options(text: &str) -> std::collections::BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let begins = text.split("--").skip(1);
+    let names = begins.map(|rest| rest.split(|c| !is_name(c)).next().unwrap().to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn the_man_page_has_every_option_and_no_other() {
+    let page = include_str!("../../../contrib/man/conmon-rs.8").replace("\\-", "-");
+    // An option is described below a line of its own.
+    let heads: Vec<&str> = page
+        .split(".TP\n")
+        .skip(1)
+        .map(|entry| entry.lines().next().unwrap())
+        .collect();
+    let (_, help, _) = conmon(&["--help"]);
+    assert_eq!(long_options(&heads.join("\n").replace('"', " ")), long_options(&help));
+}
+
 #[test]
 fn grammar_mistakes_are_named() {
     for (arguments, reason) in [

@@ -12,7 +12,7 @@ use rustix::net::{
 
 use crate::harness::{DEADLINE, ID, Stage, WAIT_FOR_GO, eventually};
 
-struct Client(OwnedFd);
+pub struct Client(OwnedFd);
 
 impl Client {
     fn connect(path: &Path) -> Client {
@@ -22,11 +22,11 @@ impl Client {
         Client(socket)
     }
 
-    fn of(stage: &Stage) -> Client {
+    pub fn of(stage: &Stage) -> Client {
         Client::connect(&stage.path("sockets").join(ID).join("attach"))
     }
 
-    fn packet(&self) -> Option<(Stream, Vec<u8>)> {
+    pub fn packet(&self) -> Option<(Stream, Vec<u8>)> {
         let mut packet = vec![0; 8193];
         let (_, length) = recv(&self.0, packet.as_mut_slice(), RecvFlags::empty()).unwrap();
         let (stream, output) = parse_attach_packet(&packet[..length])?;
@@ -38,7 +38,7 @@ impl Client {
         String::from_utf8(packets.flat_map(|(_, output)| output).collect()).unwrap()
     }
 
-    fn send(&self, input: &[u8]) {
+    pub fn send(&self, input: &[u8]) {
         send(&self.0, input, SendFlags::empty()).unwrap();
     }
 
@@ -88,6 +88,19 @@ fn the_socket_and_its_link_are_there_for_the_owner_and_gone_at_the_end() {
     monitor.wait();
     assert!(!stage.path("bundle/attach").exists());
     assert_eq!(fs::read_dir(stage.path("sockets")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_socket_that_was_left_behind_is_replaced() {
+    let stage = Stage::new();
+    drop(std::os::unix::net::UnixListener::bind(stage.path("bundle/attach")).unwrap());
+    std::os::unix::fs::symlink("/nonexistent", stage.path("sockets").join(ID)).unwrap();
+    let mut monitor = stage.create(&format!("{GREET}; exit 2")).start();
+    monitor.created();
+    let client = Client::of(&stage);
+    assert_eq!(client.packet().unwrap().1, b"tick\n");
+    stage.go();
+    assert_eq!(monitor.wait(), 2);
 }
 
 #[test]

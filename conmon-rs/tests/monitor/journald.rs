@@ -110,3 +110,38 @@ fn without_a_journal_the_container_runs_all_the_same() {
     assert_eq!(launch.run(), 3);
     assert_eq!(stage.log().len(), 1000, "both drivers get everything");
 }
+
+#[test]
+fn the_identifier_is_the_tag_or_else_the_name_or_else_the_short_id() {
+    for (arguments, identifier) in [(&["--log-tag", "tag"][..], "tag"), (&[], "name")] {
+        let stage = Stage::new();
+        let Some(journal) = Journal::bind(&stage) else { return };
+        assert_eq!(with_journal(&stage, "echo x").args(arguments).run(), 0);
+        let entry = journal.entry();
+        assert_eq!(entry["SYSLOG_IDENTIFIER"], identifier);
+        assert_eq!(entry.contains_key("CONTAINER_TAG"), identifier == "tag");
+    }
+    let stage = Stage::new();
+    let Some(journal) = Journal::bind(&stage) else { return };
+    assert_eq!(with_journal(&stage, "echo x").without("-n").without("name").run(), 0);
+    assert_eq!(journal.entry()["SYSLOG_IDENTIFIER"], ID[..12]);
+}
+
+#[test]
+fn an_entry_for_which_the_kernel_has_no_memory_now_is_sent_again() {
+    let stage = Stage::new();
+    let Some(journal) = Journal::bind(&stage) else { return };
+    let launch = with_journal(&stage, "echo one; echo two; echo three").wrapped_in(&[
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal \
+         && mount --bind $CONMON_TEST_STAGE/journal /run/systemd/journal \
+         && exec strace -qq -o /dev/null -e trace=sendto -e inject=sendto:error=ENOBUFS:when=1..5 \"$0\" \"$@\"",
+    ]);
+    assert_eq!(launch.run(), 0);
+    for line in ["one", "two", "three"] {
+        assert_eq!(journal.entry()["MESSAGE"].trim_end(), line);
+    }
+}

@@ -172,3 +172,55 @@ fn the_time_of_a_record_is_that_of_the_zone() {
     let (time, _) = log.split_once(' ').unwrap();
     assert!(time.len() == 35 && time.ends_with("-03:30"), "{time}");
 }
+
+#[test]
+fn a_colon_in_the_path_of_a_log_is_a_part_of_it() {
+    let stage = Stage::new();
+    let launch = stage
+        .create("echo x")
+        .without("-l")
+        .without(stage.path("log").to_str().unwrap());
+    assert_eq!(
+        launch
+            .args(["-l", &format!("k8s-file:{}", stage.path("a:b").display())])
+            .run(),
+        0
+    );
+    assert_eq!(records(&fs::read(stage.path("a:b")).unwrap()), ["stdout F x"]);
+}
+
+/// What the monitor did with its log and its exit file, in order.
+fn traced(stage: &Stage, launch: crate::harness::Launch<'_>) -> Vec<String> {
+    let launch = launch.wrapped_in(&[
+        "sh",
+        "-c",
+        "exec strace -qq -o $CONMON_TEST_STAGE/trace -e trace=fsync,fdatasync,rename,renameat,renameat2 \"$0\" \"$@\"",
+    ]);
+    assert_eq!(launch.run(), 0);
+    let trace = stage.read("trace");
+    let calls = trace
+        .lines()
+        .filter(|line| line.contains("sync(") || line.contains("exits") || line.contains("log.tmp"));
+    let names = calls.map(|line| {
+        if line.contains("sync(") {
+            "sync"
+        } else if line.contains("exits") {
+            "exit"
+        } else {
+            "rotate"
+        }
+    });
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_log_is_synced_once_when_the_exit_is_known_and_never_while_it_is_rotated() {
+    let stage = Stage::new();
+    let launch = stage.create("echo one; echo two").args(["--log-size-max", "60"]);
+    assert_eq!(traced(&stage, launch), ["rotate", "exit", "sync"]);
+    let stage = Stage::new();
+    assert_eq!(
+        traced(&stage, stage.create("echo one").args(["--no-sync-log"])),
+        ["exit"]
+    );
+}

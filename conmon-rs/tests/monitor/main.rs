@@ -4,7 +4,10 @@
 
 mod arguments;
 mod attach;
+mod caller;
+mod confined;
 mod exec;
+mod exit_command;
 mod exit_record;
 mod exit_status;
 mod harness;

@@ -78,3 +78,17 @@ fn an_ordinary_exit_and_the_removal_of_the_cgroup_are_no_lack_of_memory() {
     assert_eq!(monitor.wait(), 0);
     assert!(!stage.path("bundle/oom").exists() && !stage.path("persist/oom").exists());
 }
+
+#[test]
+fn a_memory_cgroup_that_cannot_be_watched_is_no_reason_to_stop() {
+    let stage = Stage::new();
+    let launch = stage.create("exit 5").wrapped_in(&[
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        "mount -t tmpfs tmpfs /sys/fs/cgroup && exec \"$0\" \"$@\"",
+    ]);
+    assert_eq!(launch.run(), 5);
+    assert_eq!(stage.read("persist/exit"), "5");
+}

@@ -3,7 +3,7 @@ use std::os::unix::fs::MetadataExt;
 
 use conmon_rs::contract::REOPEN_LOG;
 
-use crate::harness::{Running, Stage, eventually, records, write_to_fifo};
+use crate::harness::{Running, Stage, WAIT_FOR_GO, eventually, records, write_to_fifo};
 
 /// A container that echoes a line for each file that appears.
 const ECHO_STEPS: &str =
@@ -90,4 +90,30 @@ fn junk_on_the_control_fifo_harms_nothing() {
     });
     (1..=3).for_each(|number| step(&stage, number));
     assert_eq!(monitor.wait(), 0);
+}
+
+#[test]
+fn a_reopened_log_is_appended_to_as_before() {
+    let stage = Stage::new();
+    let mut monitor = stage.create(&format!("{WAIT_FOR_GO}; echo end")).start();
+    monitor.created();
+    let flags = |path: &std::path::Path| {
+        let entries = fs::read_dir(format!("/proc/{}/fd", monitor.pid())).unwrap().flatten();
+        let mut open = entries.filter(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == path));
+        let number = open.next()?.file_name();
+        let info = fs::read_to_string(format!("/proc/{}/fdinfo/{}", monitor.pid(), number.to_str()?)).ok()?;
+        let octal = info
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))?
+            .trim()
+            .to_owned();
+        i32::from_str_radix(&octal, 8).ok()
+    };
+    let log = stage.path("log");
+    fs::rename(&log, stage.path("log.old")).unwrap();
+    write_to_fifo(&stage.path("bundle/ctl"), REOPEN_LOG);
+    let flags = eventually("the new file is open", || flags(&log));
+    assert!(flags & libc::O_APPEND != 0, "{flags:o}");
+    stage.go();
+    monitor.wait();
 }

@@ -82,6 +82,25 @@ fn all_output_of_a_terminal_is_stdout_and_its_carriage_returns_are_content() {
 }
 
 #[test]
+fn what_is_typed_before_there_is_a_terminal_is_not_lost() {
+    let stage = Stage::new();
+    let container = "read line; echo \"got $line\"; exit 8";
+    let mut monitor = with_terminal(
+        &stage,
+        ": > $stage/begun; until [ -e $stage/go ]; do sleep 0.01; done",
+        container,
+    )
+    .args(["-i"])
+    .start();
+    eventually("the runtime is at work", || stage.path("begun").exists().then_some(()));
+    let client = crate::attach::Client::of(&stage);
+    client.send(b"early\n");
+    stage.go();
+    assert_eq!(monitor.wait(), 8);
+    assert_eq!(stage.log().last().unwrap(), "stdout F got early\r");
+}
+
+#[test]
 fn a_resize_reaches_the_terminal() {
     let stage = Stage::new();
     let container = "until [ \"$(stty size)\" = '33 111' ]; do sleep 0.01; done; echo resized";

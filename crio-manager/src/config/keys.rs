@@ -438,7 +438,7 @@ pub static KEYS: [Key; 49] = [
     ),
 ];
 
-pub static HANDLER_KEYS: [HandlerKey; 11] = [
+pub static HANDLER_KEYS: [HandlerKey; 12] = [
     handler_key!(
         "runtime_path",
         runtime_path as program,
@@ -489,6 +489,11 @@ pub static HANDLER_KEYS: [HandlerKey; 11] = [
         "no_sync_log",
         no_sync_log,
         "Do not sync a container's log file to disk when it ends."
+    ),
+    handler_key!(
+        "unconfined_monitor",
+        unconfined_monitor,
+        "A monitor keeps all its capabilities and sees all files while its container runs."
     ),
 ];
 

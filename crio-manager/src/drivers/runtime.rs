@@ -277,6 +277,7 @@ mod tests {
             monitor_path: "/usr/bin/conmon-rs".into(),
             monitor_env: Default::default(),
             no_sync_log: false,
+            unconfined_monitor: false,
             no_pivot: false,
             min_memory_bytes: 0,
             allowed_annotations: Default::default(),

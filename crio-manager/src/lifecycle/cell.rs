@@ -1,5 +1,6 @@
 //! One sandbox or container: what was asked, its state, who watches it, and the lock that orders its verbs.
 
+use super::events::Told;
 use crate::drivers::seams::{LayerUsage, ProcessHandle};
 use crate::model::container::Resources;
 use crate::model::rate::Meter;
@@ -114,12 +115,16 @@ impl SandboxCell {
         *self.state.borrow()
     }
 
-    /// The only way its state changes.
-    pub fn apply(&self, event: SandboxEvent) -> Result<(), Refused> {
-        let mut outcome = Ok(());
+    /// The only way its state changes. `Ok(false)`: nothing changed.
+    pub fn apply(&self, event: SandboxEvent) -> Result<bool, Refused> {
+        let mut outcome = Ok(false);
         self.state
             .send_if_modified(|state| match sandbox::apply(*state, event) {
-                Ok(next) => std::mem::replace(state, next) != next,
+                Ok(next) => {
+                    let changed = std::mem::replace(state, next) != next;
+                    outcome = Ok(changed);
+                    changed
+                }
                 Err(refused) => {
                     outcome = Err(refused);
                     false
@@ -165,6 +170,8 @@ pub struct ContainerCell {
     layer: Mutex<Option<MeasuredLayer>>,
     /// Its limits now: those of the plan until they are changed.
     resources: Mutex<Resources>,
+    /// What those who watch the node know of it.
+    pub told: Mutex<Told>,
     /// The deadline of the stop under way, which later stops may bring forward.
     pub stopping: Mutex<Option<watch::Sender<Instant>>>,
 }
@@ -199,6 +206,7 @@ impl ContainerCell {
     ) -> Self {
         let (state, _) = watch::channel(facts.state.clone());
         Self {
+            told: Mutex::new(Told::of(&facts.state)),
             cpu: Mutex::new(Meter::new(plan.created_at)),
             layer: Mutex::default(),
             resources: Mutex::new(plan.resources.clone()),

@@ -3,6 +3,7 @@
 use super::Lifecycle;
 use super::cell::{ContainerCell, Held, SandboxCell};
 use super::error::{Error, InStep, Step, StepFailed};
+use super::events::What;
 use super::reap::HalfMade;
 use super::release;
 use super::under_way::{self, PATIENCE};
@@ -59,6 +60,7 @@ impl Lifecycle {
                     held,
                 ));
                 self.registry().insert_container(cell.clone());
+                self.tell_of_container(What::Created, &cell);
                 self.observe_container(&cell);
                 info!(container_id = %id, sandbox_id = %sandbox.plan.id, "container created");
                 Ok(id)

@@ -3,6 +3,7 @@
 use super::Lifecycle;
 use super::cell::SandboxCell;
 use super::error::{Error, InStep, Step, StepFailed};
+use super::events::What;
 use super::reap::HalfMade;
 use super::release;
 use super::under_way::PATIENCE;
@@ -64,7 +65,9 @@ impl Lifecycle {
                 } = record;
                 let cell = Arc::new(SandboxCell::new(plan, handler, cgroup_parent, facts, boot_id));
                 self.observe_sandbox(&cell);
-                self.registry().insert_sandbox(cell);
+                self.registry().insert_sandbox(cell.clone());
+                self.tell_of_sandbox(What::Created, &cell);
+                self.tell_of_sandbox(What::Started, &cell);
                 info!(sandbox_id = %id, "pod sandbox ready");
                 Ok(id)
             }

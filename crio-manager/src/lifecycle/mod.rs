@@ -7,6 +7,7 @@ pub mod cell;
 mod create_container;
 mod create_sandbox;
 pub mod error;
+pub mod events;
 mod exec;
 pub mod health;
 mod images;
@@ -53,6 +54,7 @@ struct Room {
     defaults: RwLock<Arc<SpecDefaults>>,
     tasks: TaskTracker,
     verbs: Verbs,
+    events: events::Events,
 }
 
 impl Lifecycle {
@@ -64,6 +66,7 @@ impl Lifecycle {
             defaults: RwLock::new(Arc::new(defaults)),
             tasks: TaskTracker::new(),
             verbs: Verbs::default(),
+            events: events::Events::default(),
         };
         Self { room: Arc::new(room) }
     }
@@ -115,6 +118,11 @@ impl Lifecycle {
             })
         };
         under_way.within(limit, outcome).await
+    }
+
+    /// Nobody is told anything any more: who watches sees the end.
+    pub fn close_events(&self) {
+        self.room.events.close();
     }
 
     /// Waits for the verbs under way, at most `limit`. Containers are left running.

@@ -4,6 +4,7 @@
 //! unknown, with the reason. Nothing turns unknown into 0, and no failed look is taken for an end.
 
 use super::cell::{ContainerCell, SandboxCell};
+use super::events::What;
 use super::{Lifecycle, release};
 use crate::drivers::seams::ProcessHandle;
 use crate::model::{ContainerEvent, ContainerId, Exit, ExitStatus, SandboxEvent};
@@ -49,7 +50,9 @@ impl Lifecycle {
             }
             info!(sandbox_id = %cell.plan.id, "the pod's own process ended");
             // Stopped is possible in every state.
-            let _ = cell.apply(SandboxEvent::Stopped);
+            if let Ok(true) = cell.apply(SandboxEvent::Stopped) {
+                this.tell_of_sandbox(What::Stopped, &cell);
+            }
             this.save_sandbox(&cell).await;
         });
     }
@@ -127,6 +130,7 @@ impl Lifecycle {
         }
         // An exit is possible in every state.
         let _ = cell.apply(ContainerEvent::Exited(exit));
+        self.tell_container_state(cell);
         self.save(cell).await;
     }
 }

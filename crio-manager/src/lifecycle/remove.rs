@@ -2,6 +2,7 @@
 
 use super::cell::{ContainerCell, SandboxCell, Written};
 use super::error::Error;
+use super::events::What;
 use super::under_way::{self, PATIENCE};
 use super::undo::Undo;
 use super::{Lifecycle, release};
@@ -41,6 +42,7 @@ impl Lifecycle {
         *cell.written.lock().await = Written::Forgotten;
         self.forget_container(&cell.plan.id).await;
         self.registry().remove_container(cell);
+        self.tell_of_container(What::Deleted, cell);
         info!(container_id = %cell.plan.id, "container removed");
         Ok(())
     }
@@ -54,7 +56,7 @@ impl Lifecycle {
         .await
     }
 
-    async fn remove_pod(&self, cell: &SandboxCell) -> Result<(), Error> {
+    async fn remove_pod(&self, cell: &Arc<SandboxCell>) -> Result<(), Error> {
         self.stop_pod(cell).await?;
         let containers = self.registry().containers_of(&cell.plan.id);
         for removed in futures::future::join_all(containers.iter().map(|container| self.remove_cell(container))).await {
@@ -82,6 +84,7 @@ impl Lifecycle {
         *cell.written.lock().await = Written::Forgotten;
         self.forget_sandbox(&cell.plan.id).await;
         self.registry().remove_sandbox(cell);
+        self.tell_of_sandbox(What::Deleted, cell);
         info!(sandbox_id = %cell.plan.id, "pod sandbox removed");
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::cell::{ContainerCell, Written};
 use super::error::{Error, InStep};
 use super::under_way::{self, PATIENCE};
 use super::{Lifecycle, release};
-use crate::model::{ContainerEvent, ContainerState, Refused};
+use crate::model::{ContainerEvent, ContainerState, ProcessId, Refused};
 use std::sync::Arc;
 use tracing::{info, warn};
 
@@ -31,8 +31,15 @@ impl Lifecycle {
             }
             .into());
         };
-        let d = self.drivers();
         under_way::at("start");
+        self.begin_start(cell);
+        let outcome = self.start_process(cell, process).await;
+        self.end_start(cell);
+        outcome
+    }
+
+    async fn start_process(&self, cell: &ContainerCell, process: ProcessId) -> Result<(), Error> {
+        let d = self.drivers();
         match d.runtime.start(&cell.handler, &cell.plan.id, process).await {
             Ok(()) => {
                 cell.apply(ContainerEvent::Started { at: d.clock.now() })?;

@@ -3,6 +3,7 @@
 use super::Lifecycle;
 use super::cell::{ContainerCell, SandboxCell, Written};
 use super::error::{Error, Step};
+use super::events::What;
 use super::release::{self, KILL_WAIT};
 use super::under_way::{self, PATIENCE, UnderWay};
 use crate::model::{ContainerId, ContainerState, SandboxEvent};
@@ -98,10 +99,12 @@ impl Lifecycle {
         .await
     }
 
-    pub(super) async fn stop_pod(&self, cell: &SandboxCell) -> Result<(), Error> {
+    pub(super) async fn stop_pod(&self, cell: &Arc<SandboxCell>) -> Result<(), Error> {
         let d = self.drivers();
         let plan = &cell.plan;
-        cell.apply(SandboxEvent::Stopped)?;
+        if cell.apply(SandboxEvent::Stopped)? {
+            self.tell_of_sandbox(What::Stopped, cell);
+        }
         under_way::at("wait for its other verbs");
         let _operation = cell.operation.lock().await;
         self.save_sandbox(cell).await;

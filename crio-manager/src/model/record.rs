@@ -38,6 +38,9 @@ pub struct Handler {
     pub monitor_env: BTreeMap<String, String>,
     /// The log is not synced when a container ends.
     pub no_sync_log: bool,
+    /// The monitor keeps its capabilities and its view of the file system.
+    #[serde(default)]
+    pub unconfined_monitor: bool,
     /// It moves the root file system into place where it cannot pivot.
     #[serde(default)]
     pub no_pivot: bool,

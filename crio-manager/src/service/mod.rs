@@ -1,6 +1,7 @@
 //! CRI and manager.v1 over gRPC: parse → call → present. Holds no state.
 
 pub mod admission;
+mod events;
 pub mod image;
 pub mod listener;
 pub mod local;

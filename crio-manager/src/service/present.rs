@@ -1,6 +1,7 @@
 //! Model → reply.
 
 use crate::lifecycle::cell::{ContainerCell, SandboxCell};
+use crate::lifecycle::events::{Event, What};
 use crate::model::container::{MountPlan, Propagation, Resources};
 use crate::model::name::{ContainerMetadata, Pairs, PodMetadata};
 use crate::model::security::{NamespaceMode, Namespaces};
@@ -58,13 +59,18 @@ pub fn sandbox(cell: &SandboxCell) -> v1::PodSandbox {
     }
 }
 
-/// PodSandboxStatus.
+/// PodSandboxStatus, as it is now.
 pub fn sandbox_status(cell: &SandboxCell) -> v1::PodSandboxStatus {
+    sandbox_status_in(cell, cell.state())
+}
+
+/// PodSandboxStatus of one that is, or was, in this state.
+fn sandbox_status_in(cell: &SandboxCell, state: SandboxState) -> v1::PodSandboxStatus {
     let mut ips = cell.facts().ips.into_iter().map(|ip| ip.to_string());
     v1::PodSandboxStatus {
         id: cell.plan.id.to_string(),
         metadata: Some(pod_metadata(&cell.plan.metadata)),
-        state: sandbox_state(cell.state()),
+        state: sandbox_state(state),
         created_at: cell.plan.created_at.nanos(),
         network: Some(v1::PodSandboxNetworkStatus {
             ip: ips.next().unwrap_or_default(),
@@ -125,14 +131,18 @@ pub fn container(cell: &ContainerCell) -> v1::Container {
     }
 }
 
-/// ContainerStatus.
+/// ContainerStatus, as it is now.
 pub fn container_status(cell: &ContainerCell) -> v1::ContainerStatus {
+    container_status_in(cell, &cell.state())
+}
+
+/// ContainerStatus of one that is, or was, in this state.
+fn container_status_in(cell: &ContainerCell, state: &ContainerState) -> v1::ContainerStatus {
     let plan = &cell.plan;
-    let state = cell.state();
     let mut status = v1::ContainerStatus {
         id: plan.id.to_string(),
         metadata: Some(container_metadata(&plan.metadata)),
-        state: container_state(&state),
+        state: container_state(state),
         created_at: plan.created_at.nanos(),
         image: Some(image_spec(cell)),
         image_ref: cell.made_of.image_ref.clone(),
@@ -158,7 +168,7 @@ pub fn container_status(cell: &ContainerCell) -> v1::ContainerStatus {
         }),
         ..v1::ContainerStatus::default()
     };
-    match &state {
+    match state {
         ContainerState::Created { .. } => {}
         ContainerState::Running { started_at, .. } => status.started_at = started_at.nanos(),
         ContainerState::Exited { exit, started_at } => {
@@ -171,6 +181,30 @@ pub fn container_status(cell: &ContainerCell) -> v1::ContainerStatus {
         }
     }
     status
+}
+
+/// An event, with the pod as it was.
+pub fn event(event: &Event) -> v1::ContainerEventResponse {
+    let kind = match event.what {
+        What::Created => v1::ContainerEventType::ContainerCreatedEvent,
+        What::Started => v1::ContainerEventType::ContainerStartedEvent,
+        What::Stopped => v1::ContainerEventType::ContainerStoppedEvent,
+        What::Deleted => v1::ContainerEventType::ContainerDeletedEvent,
+    };
+    v1::ContainerEventResponse {
+        container_id: event.id.clone(),
+        container_event_type: kind.into(),
+        created_at: event.at.nanos(),
+        pod_sandbox_status: event
+            .sandbox
+            .as_ref()
+            .map(|(cell, state)| sandbox_status_in(cell, *state)),
+        containers_statuses: event
+            .containers
+            .iter()
+            .map(|(cell, state)| container_status_in(cell, state))
+            .collect(),
+    }
 }
 
 fn mount(mount: &MountPlan) -> v1::Mount {

@@ -3,7 +3,7 @@
 use super::parse::Filter;
 use super::portions::{Portions, portions};
 use super::status::status;
-use super::{parse, present, usage};
+use super::{events, parse, present, usage};
 use crate::drivers::seams::{ExecOutcome, ExecOutput};
 use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
@@ -532,9 +532,11 @@ impl RuntimeService for Runtime {
         later("StreamPodSandboxMetrics")
     }
 
-    type GetContainerEventsStream = Empty<Result<v1::ContainerEventResponse, Status>>;
+    type GetContainerEventsStream = events::EventStream;
     async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Reply<Self::GetContainerEventsStream> {
-        later("GetContainerEvents")
+        let stopping = || Status::unavailable("the daemon is stopping");
+        let events = self.lifecycle.watch_events().ok_or_else(stopping)?;
+        reply(events::stream(events))
     }
 }
 

@@ -45,6 +45,8 @@ function upgraded (protocol, then) {
 function connect (socket) {
   socket.setNoDelay(true)
   const connection = transport.connection.create(socket, { protocol: 'spdy', isServer: false })
+  // The server closes when all is said; the library may just have something to answer. Who has not heard all says so below.
+  connection.on('error', () => {})
   connection.start(3.1)
   return connection
 }

@@ -133,6 +133,10 @@ impl ConmonRs {
         if launch.handler.no_sync_log {
             arguments.flag("--no-sync-log");
         }
+        if !launch.handler.unconfined_monitor {
+            arguments.flag("--drop-capabilities");
+            arguments.flag("--landlock");
+        }
         if launch.tty {
             arguments.flag("--terminal");
         } else if launch.stdin {
