@@ -23,7 +23,7 @@ BENCH ?=
 # crio-manager finds conmon-rs and crio-pause beside itself, so all of them are gathered here.
 BIN := target/bin
 
-.PHONY: help setup build release monitor check unit integration e2e podman test demo bench doc config install clean
+.PHONY: help setup build release monitor check unit integration e2e conformance podman test demo bench doc config install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,12 +58,15 @@ integration: ## one program or driver against the real kernel; needs root
 e2e: build ## a whole node over CRI, with runc and with crun; needs root
 	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) cargo test -p e2e -- --test-threads=$(E2E_THREADS)
 
+conformance: build ## what the field's conformance suite demands, with runc and with crun; needs root (part of e2e)
+	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) cargo test -p e2e --test conformance
+
 podman: monitor ## Debian's Podman with conmon-rs as its monitor, with runc and with crun; needs root
 	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) cargo test -p e2e --test podman -- --test-threads=$(PODMAN_THREADS)
 
 test: ## install what is missing and run every test
 	@if $(MAKE) --no-print-directory setup build unit integration e2e podman; \
-	then echo "make test: PASSED: every test of every layer"; \
+	then cat target/conformance/*.txt; echo "make test: PASSED: every test of every layer"; \
 	else echo "make test: FAILED: the failing test is named above"; exit 1; fi
 
 demo: ## install what is missing and show a pod from image to removal, with runc and with crun

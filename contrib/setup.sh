@@ -44,22 +44,24 @@ install_packages() {
     DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# The user space of test images. The package conflicts with `busybox`, so it is unpacked, not installed.
+# The user space of test images: static, and once more with shared libraries, whose shell looks for its commands in
+# files as others do. The packages conflict, so they are unpacked, not installed.
 fetch_busybox() {
-    if [ -x target/busybox/bin/busybox ]; then
-        say "static busybox: target/busybox/bin/busybox"
+    local package=$1 at=$2
+    if [ -x "$at/bin/busybox" ]; then
+        say "$package: $at/bin/busybox"
         return
     fi
-    say "static busybox: unpacking Debian's busybox-static into target/busybox"
-    mkdir -p target/busybox
+    say "$package: unpacking it into $at"
+    mkdir -p "$at"
     local directory
     directory=$(mktemp -d)
     chmod 755 "$directory" # apt's own user writes here
-    if ! (cd "$directory" && apt-get download -qq busybox-static 2>/dev/null); then
+    if ! (cd "$directory" && apt-get download -qq "$package" 2>/dev/null); then
         update_lists
-        (cd "$directory" && apt-get download -qq busybox-static)
+        (cd "$directory" && apt-get download -qq "$package")
     fi
-    dpkg -x "$directory"/busybox-static_*.deb target/busybox
+    dpkg -x "$directory/$package"_*.deb "$at"
     rm -rf "$directory"
 }
 
@@ -133,7 +135,8 @@ channel() { sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml; }
 [ "$(uname -m)" = x86_64 ] || fail "only x86_64 is supported, this is $(uname -m)"
 mkdir -p target
 install_packages
-fetch_busybox
+fetch_busybox busybox-static target/busybox
+fetch_busybox busybox target/busybox-shared
 fetch_stream_clients
 install_rust
 tests/hosts/tree.sh bookworm || say "no test host with systemd: its tests will say that they are skipped"

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// Where the short paths of the documents begin.
-const BELOW: [(&str, &str); 9] = [
+const BELOW: [(&str, &str); 10] = [
     ("lifecycle/", "crio-manager/src"),
     ("model/", "crio-manager/src"),
     ("spec/", "crio-manager/src"),
@@ -13,6 +13,7 @@ const BELOW: [(&str, &str); 9] = [
     ("service/", "crio-manager/src"),
     ("streaming/", "crio-manager/src"),
     ("e2e/", "tests"),
+    ("conformance/", "tests"),
     ("podman/", "tests"),
     ("monitor/", "conmon-rs/tests"),
 ];

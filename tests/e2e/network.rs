@@ -1,7 +1,5 @@
 //! The pod network: addresses, reachability, host ports, and plugins that misbehave.
 
-use std::io::Read as _;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use cri::v1::{PortMapping, Protocol};
@@ -24,25 +22,6 @@ run_on!(runc:
 
 const SERVER: &str = "while :; do echo hello | nc -l -p 8080; done";
 
-/// What somebody says who connects from inside the node; tried until there is an answer.
-async fn heard(node: &Node, address: &str) -> anyhow::Result<String> {
-    let address: SocketAddr = address.parse()?;
-    let started = Instant::now();
-    loop {
-        let mut text = String::new();
-        let outcome = node.namespaces.connect(address).and_then(|mut stream| {
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            Ok(stream.read_to_string(&mut text)?)
-        });
-        match outcome {
-            Ok(_) if !text.is_empty() => return Ok(text),
-            Err(error) if started.elapsed() > Duration::from_secs(10) => return Err(error),
-            _ => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-        anyhow::ensure!(started.elapsed() < Duration::from_secs(15), "{address} says nothing");
-    }
-}
-
 async fn address(pod: &RunningPod) -> anyhow::Result<String> {
     Ok(pod.client.pod_status(&pod.id).await?.network.unwrap_or_default().ip)
 }
@@ -52,7 +31,7 @@ async fn a_pod_has_an_address_and_is_reached_there(node: &mut Node) -> anyhow::R
     let ip = address(&pod).await?;
     assert!(ip.starts_with("10.88.0."), "{ip}");
     let id = pod.sh("c", SERVER).await?;
-    assert_eq!(heard(node, &format!("{ip}:8080")).await?, "hello\n");
+    assert_eq!(node.heard(&format!("{ip}:8080")).await?, "hello\n");
     let seen = node.client.output(&id, &["ip", "-o", "-4", "addr"]).await?;
     assert!(
         seen.contains(&format!("inet {ip}/24")) && seen.contains("inet 127.0.0.1/8"),
@@ -74,7 +53,7 @@ async fn pods_reach_each_other(node: &mut Node) -> anyhow::Result<()> {
     let (server, client) = (node.running_pod("server").await?, node.running_pod("client").await?);
     server.sh("c", SERVER).await?;
     let ip = address(&server).await?;
-    heard(node, &format!("{ip}:8080")).await?;
+    node.heard(&format!("{ip}:8080")).await?;
     let id = client.sh("c", "sleep 1000").await?;
     let script = format!("for i in 1 2 3 4 5; do nc -w 2 {ip} 8080 && break; sleep 0.1; done");
     assert_eq!(node.client.output(&id, &["sh", "-c", &script]).await?, "hello\n");
@@ -102,7 +81,7 @@ async fn a_host_port_answers_on_loopback_and_on_the_nodes_address(node: &mut Nod
     let pod = node.running("", config).await?;
     pod.sh("c", SERVER).await?;
     for host in ["127.0.0.1", GATEWAY] {
-        assert_eq!(heard(node, &format!("{host}:9090")).await?, "hello\n", "{host}");
+        assert_eq!(node.heard(&format!("{host}:9090")).await?, "hello\n", "{host}");
     }
     pod.remove().await?;
     assert!(node.namespaces.connect("127.0.0.1:9090".parse()?).is_err());

@@ -3,12 +3,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 use cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
+use e2e::streams::{SPDY, WEBSOCKET, exec, exec_url, finish, forward, ports_url, run, spdy, tunnelled, websocket};
 use e2e::{Node, eventually, refused, run_on, sh};
-use serde_json::Value;
 use tonic::Code;
 
 run_on!(runc, crun:
@@ -28,113 +28,6 @@ run_on!(runc:
     many_sessions_leave_nothing,
     certificates_are_read_anew_when_their_files_change,
 );
-
-const SPDY: &str = "v4.channel.k8s.io";
-const WEBSOCKET: &str = "v5.channel.k8s.io";
-
-/// A client program's last words.
-struct Said {
-    stdout: Vec<u8>,
-    stderr: String,
-    /// The last line: what the error channel said, or how the client was refused.
-    status: Value,
-}
-
-impl Said {
-    fn exit_code(&self) -> String {
-        let cause = &self.status["details"]["causes"][0];
-        assert_eq!(cause["reason"], "ExitCode", "{}", self.status);
-        cause["message"].as_str().unwrap_or_default().to_owned()
-    }
-}
-
-fn client(node: &Node, program: &str, arguments: &[&str]) -> Command {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let libraries = sources.join("../target/streaming");
-    let mut command = node.namespaces.command(program);
-    let script = match program {
-        "node" => "spdy.js",
-        _ => "websocket_client.py",
-    };
-    command
-        .arg(sources.join("e2e/streaming").join(script))
-        .args(arguments)
-        .env("NODE_PATH", libraries.join("node_modules"))
-        .env("PYTHONPATH", libraries.join("python"));
-    command
-}
-
-fn spdy(node: &Node, arguments: &[&str]) -> Command {
-    client(node, "node", arguments)
-}
-
-fn websocket(node: &Node, arguments: &[&str]) -> Command {
-    client(node, "python3", arguments)
-}
-
-/// Runs a client with this input, to its end.
-async fn run(command: Command, input: &[u8]) -> anyhow::Result<Said> {
-    let input = input.to_vec();
-    let output = tokio::task::spawn_blocking(move || finish(command, &input)).await??;
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = stderr
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("null");
-    Ok(Said {
-        status: serde_json::from_str(last).with_context(|| format!("the client said: {stderr}"))?,
-        stdout: output.stdout,
-        stderr,
-    })
-}
-
-fn finish(mut command: Command, input: &[u8]) -> anyhow::Result<Output> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("a pipe")?;
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            // A client may end before it has read all.
-            let _ = stdin.write_all(input);
-        });
-        Ok(child.wait_with_output()?)
-    })
-}
-
-fn exec(id: &str, words: &[&str], stdin: bool, tty: bool) -> ExecRequest {
-    ExecRequest {
-        container_id: id.to_owned(),
-        cmd: words.iter().map(|&word| word.to_owned()).collect(),
-        stdin,
-        stdout: true,
-        stderr: !tty,
-        tty,
-    }
-}
-
-async fn exec_url(node: &Node, id: &str, words: &[&str], stdin: bool, tty: bool) -> anyhow::Result<String> {
-    let request = exec(id, words, stdin, tty);
-    Ok(node.client.runtime.clone().exec(request).await?.into_inner().url)
-}
-
-async fn ports_url(node: &Node, pod: &str, port: Vec<i32>) -> anyhow::Result<String> {
-    let request = PortForwardRequest {
-        pod_sandbox_id: pod.to_owned(),
-        port,
-    };
-    Ok(node
-        .client
-        .runtime
-        .clone()
-        .port_forward(request)
-        .await?
-        .into_inner()
-        .url)
-}
 
 async fn output_and_code_come_over_every_protocol(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("exec").await?;
@@ -338,25 +231,6 @@ async fn ports_are_forwarded_in_both_ways(node: &mut Node) -> anyhow::Result<()>
         node.client.remove_pod(&pod.id).await?;
     }
     Ok(())
-}
-
-/// SPDY by one client, its bytes carried in a WebSocket by the other.
-async fn tunnelled(node: &Node, url: &str, port: &str) -> anyhow::Result<Value> {
-    use std::io::BufRead as _;
-    let mut carrier = websocket(node, &["tunnel", url]).stdout(Stdio::piped()).spawn()?;
-    let mut line = String::new();
-    std::io::BufReader::new(carrier.stdout.take().context("a pipe")?).read_line(&mut line)?;
-    let address = format!("tcp://127.0.0.1:{}", line.trim());
-    let said = forward(spdy(node, &["forward", &address, port, "10", "200000"])).await;
-    tokio::task::spawn_blocking(move || carrier.wait()).await??;
-    said
-}
-
-async fn forward(command: Command) -> anyhow::Result<Value> {
-    let output = tokio::task::spawn_blocking(move || finish(command, b"")).await??;
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.trim())
-        .with_context(|| format!("the client said: {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Servers in the pod's network, which listen.

@@ -67,6 +67,14 @@ impl TestImage {
         })
     }
 
+    /// Nothing at all: neither files nor a command.
+    pub fn scratch() -> Self {
+        TestImage {
+            declared: json!({ "Env": ["PATH=/bin"] }),
+            layers: Vec::new(),
+        }
+    }
+
     /// The same image that declares one thing more.
     pub fn declaring(mut self, name: &str, value: Value) -> Self {
         self.declared[name] = value;

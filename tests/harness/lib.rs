@@ -12,6 +12,7 @@ pub mod node;
 pub mod podman;
 pub mod registry;
 pub mod service_manager;
+pub mod streams;
 pub mod systemd_host;
 pub mod terminal;
 

@@ -14,6 +14,8 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use recipes::payload;
+
 use layout::{make_directories, preparation, write_configuration};
 
 use crate::POLL;

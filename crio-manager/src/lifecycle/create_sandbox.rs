@@ -137,9 +137,7 @@ impl Lifecycle {
 
         release::push_bundle(undo, d, &id);
         let rootfs = d.bundle.make_infra_rootfs(&plan.id).step("make pause rootfs").await?;
-        let config = self
-            .specify_infra(plan, pins, &rootfs, &parent.container(&id))
-            .in_step("build pause spec")?;
+        let config = self.specify_infra(plan, pins, &rootfs, &parent.container(&id)).await?;
         d.bundle
             .write(&id, "config.json", &config, Readers::Root)
             .step("write pause bundle")

@@ -182,6 +182,7 @@ impl Lifecycle {
             },
             privileged: false,
             selinux: SelinuxOptions::default(),
+            seccomp: None,
             runtime_handler: String::new(),
             created_at: of.plan.created_at,
         };

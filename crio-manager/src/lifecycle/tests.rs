@@ -55,6 +55,7 @@ pub(super) fn sandbox_plan(number: u8) -> SandboxPlan {
         namespaces: namespaces(),
         privileged: false,
         selinux: SelinuxOptions::default(),
+        seccomp: None,
         runtime_handler: String::new(),
         created_at: Timestamp::from_nanos(1),
     }

@@ -1,7 +1,7 @@
 //! A pod sandbox: what was asked, and its state.
 
 use super::name::{Pairs, PodMetadata};
-use super::security::{Namespaces, SelinuxOptions};
+use super::security::{Namespaces, Profile, SelinuxOptions};
 use super::{Refused, SandboxId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -36,6 +36,9 @@ pub struct SandboxPlan {
     pub privileged: bool,
     /// SELinux label of the pod.
     pub selinux: SelinuxOptions,
+    /// System call filter of the pod's own process, where it has one; `None` takes the daemon's own.
+    #[serde(default)]
+    pub seccomp: Option<Profile>,
     /// Runtime handler; empty takes the default.
     pub runtime_handler: String,
     /// When it was asked for.

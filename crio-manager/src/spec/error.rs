@@ -66,6 +66,8 @@ pub enum SpecError {
     CapabilityNotHere { capability: Capability },
     #[error("ambient capability {capability} is not among those granted")]
     AmbientNotGranted { capability: Capability },
+    #[error("AppArmor profile {profile}: this node has no AppArmor")]
+    NoAppArmor { profile: String },
     #[error("seccomp profile: {reason}")]
     SeccompProfile { reason: String },
 

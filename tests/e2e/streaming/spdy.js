@@ -2,6 +2,7 @@
 //
 //   spdy.js command URL PROTOCOL STREAMS [COLUMNSxROWS]   bridges its own standard streams; STREAMS as stdin,stdout,resize
 //   spdy.js forward URL PORT CONNECTIONS BYTES            sends BYTES through each connection to an echo, and compares
+//   spdy.js get URL PORT                                  asks a web server for / and prints its whole answer
 //   spdy.js vanish URL PROTOCOL STREAMS                   drops the connection after the first output
 //
 // URL may be tcp://HOST:PORT, for a connection that has been upgraded already. The last line on standard output of
@@ -116,7 +117,21 @@ async function forward (socket, port, connections, bytes) {
   process.stdout.write(JSON.stringify({ same, said, lengths: results.filter((result) => !result.same).map((result) => result.length) }) + '\n', () => process.exit(0))
 }
 
-if (mode === 'forward') {
+async function get (socket, port) {
+  const connection = connect(socket)
+  const headers = { port, requestid: '0' }
+  const error = await open(connection, { streamtype: 'error', ...headers })
+  error.end()
+  const data = await open(connection, { streamtype: 'data', ...headers })
+  const answer = text(data)
+  data.write('GET / HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n')
+  const came = await answer
+  process.stdout.write(came, () => process.exit(0))
+}
+
+if (mode === 'get') {
+  upgraded('portforward.k8s.io', (socket) => get(socket, rest[0]))
+} else if (mode === 'forward') {
   upgraded('portforward.k8s.io', (socket) => forward(socket, ...rest.map(Number)))
 } else {
   const [protocol, names, size] = rest

@@ -1,8 +1,11 @@
 //! What tests ask of a node, ready-made: pods, images, registries, and runtimes and plugins that misbehave.
 
 use std::fs;
+use std::io::Read as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
@@ -96,22 +99,26 @@ impl Node {
 
     /// The payload of a container's log: what was said on a stream, without times and marks.
     pub fn said(&self, pod: &str, container: &str, stream: &str) -> anyhow::Result<String> {
-        let mut text = String::new();
-        for line in self.container_log(pod, container)?.lines() {
-            let mut parts = line.splitn(4, ' ');
-            let (Some(_), Some(from), Some(mark), Some(payload)) =
-                (parts.next(), parts.next(), parts.next(), parts.next())
-            else {
-                bail!("a line that is not in the CRI format: {line:?}");
-            };
-            if from == stream {
-                text.push_str(payload);
-                if mark == "F" {
-                    text.push('\n');
-                }
+        payload(&self.container_log(pod, container)?, stream)
+    }
+
+    /// What somebody says who connects from inside the node; tried until there is an answer.
+    pub async fn heard(&self, address: &str) -> anyhow::Result<String> {
+        let address: SocketAddr = address.parse()?;
+        let started = Instant::now();
+        loop {
+            let mut text = String::new();
+            let outcome = self.namespaces.connect(address).and_then(|mut stream| {
+                stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+                Ok(stream.read_to_string(&mut text)?)
+            });
+            match outcome {
+                Ok(_) if !text.is_empty() => return Ok(text),
+                Err(error) if started.elapsed() > Duration::from_secs(10) => return Err(error),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
+            anyhow::ensure!(started.elapsed() < Duration::from_secs(15), "{address} says nothing");
         }
-        Ok(text)
     }
 
     /// Pushes busybox to the node's registry, pulls it over CRI, and gives its reference.
@@ -216,4 +223,23 @@ impl Node {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(())
     }
+}
+
+/// What a log in CRI's format has of a stream, without times and marks.
+pub fn payload(log: &str, stream: &str) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for line in log.lines() {
+        let mut parts = line.splitn(4, ' ');
+        let (Some(_), Some(from), Some(mark), Some(payload)) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            bail!("a line that is not in the CRI format: {line:?}");
+        };
+        if from == stream {
+            text.push_str(payload);
+            if mark == "F" {
+                text.push('\n');
+            }
+        }
+    }
+    Ok(text)
 }

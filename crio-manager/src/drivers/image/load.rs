@@ -282,14 +282,10 @@ impl Source {
 
     fn oci_image(&self, entry: Descriptor) -> Result<Found> {
         let name = name_of(&entry);
-        let mut digests = Vec::new();
+        let digest = name.as_ref().map(|name| format!("{}@{}", name.name(), entry.digest));
         let mut descriptor = entry;
         for _ in 0..=MAX_LIST_DEPTH {
             let what = format!("manifest {}", descriptor.digest);
-            digests.extend(
-                name.as_ref()
-                    .map(|name| format!("{}@{}", name.name(), descriptor.digest)),
-            );
             let bytes = self.blob_document(&descriptor)?;
             let manifest = match Document::read(&what, Some(&descriptor.media_type), &bytes)? {
                 Document::List(list) => {
@@ -309,7 +305,7 @@ impl Source {
                 document,
                 layers,
                 tags,
-                digests,
+                digests: digest.into_iter().collect(),
             });
         }
         Err(invalid(self.path(), "its lists lead to lists only"))

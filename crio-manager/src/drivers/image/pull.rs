@@ -130,9 +130,14 @@ async fn fetch(node: &Arc<Node>, wanted: &Wanted, source: &Source) -> Result<Ima
         .buffer_unordered(PARALLEL_LAYERS)
         .try_collect::<()>()
         .await?;
-    let digests = manifests.iter().map(|digest| format!("{}@{digest}", image.name()));
-    node.record_image(document, image.tagged_name().into_iter().collect(), digests.collect())
-        .await
+    // The digest that was asked for, or that the tag stood for: of a list, not of its part for this machine.
+    let digest = manifests.first().map(|digest| format!("{}@{digest}", image.name()));
+    node.record_image(
+        document,
+        image.tagged_name().into_iter().collect(),
+        digest.into_iter().collect(),
+    )
+    .await
 }
 
 /// The manifest of the image for this machine, and the digests of those that lead to it, its own the last.

@@ -11,7 +11,6 @@ use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::container::{ContainerPlan, Propagation};
 use crate::model::name::Pairs;
 use crate::model::record::{Handler, RunningUser};
-use crate::model::security::Profile;
 use crate::model::{ProcessId, signal};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::devices::{Device, DeviceAccess};
@@ -19,7 +18,7 @@ use crate::spec::mounts::{Access, ImageVolume, Mount, MountAccess, MountRequest,
 use crate::spec::namespaces::Namespace;
 use crate::spec::passwd::{Accounts, appended, extra_group_line, extra_passwd_line};
 use crate::spec::process::{EnvVar, ProcessRequest, Terminal, home};
-use crate::spec::seccomp::{PROFILE_MAX_BYTES, SeccompRequest};
+use crate::spec::seccomp::SeccompRequest;
 use crate::spec::user;
 use crate::spec::{self, ContainerPath, Kind, Rootfs, SpecError, SpecInput};
 use std::path::{Path, PathBuf};
@@ -93,22 +92,7 @@ impl Lifecycle {
                 id_mappings: None,
             });
         }
-        let seccomp = match &plan.security.seccomp {
-            Profile::Unconfined => SeccompRequest::Unconfined,
-            Profile::RuntimeDefault => match &self.defaults().seccomp_profile {
-                Some(profile) => SeccompRequest::Localhost(profile.clone()),
-                None => SeccompRequest::RuntimeDefault,
-            },
-            Profile::Localhost(path) => {
-                let path = Path::new(path.strip_prefix("localhost/").unwrap_or(path));
-                let profile = d
-                    .host
-                    .read(path, PROFILE_MAX_BYTES as u64)
-                    .await
-                    .in_step("read seccomp profile")?;
-                SeccompRequest::Localhost(profile)
-            }
-        };
+        let seccomp = self.seccomp_request(&plan.security.seccomp).await?;
         let mut devices = Vec::new();
         if plan.security.privileged && !sandbox.handler.privileged_without_host_devices {
             for found in d.host.all_devices().await.in_step("list devices")? {

@@ -3,14 +3,15 @@
 use super::json;
 use crate::drivers::seams::DriverError;
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::record::PinnedNamespaces;
+use crate::model::security::Profile;
 use crate::model::{CgroupPath, SandboxPlan};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::mounts::{Access, Mount, MountAccess, MountRequest};
 use crate::spec::namespaces::Namespace;
 use crate::spec::process::ProcessRequest;
 use crate::spec::resources::Resources;
-use crate::spec::seccomp::SeccompRequest;
 use crate::spec::security::{AppArmor, CapabilityRequest, NewPrivileges, Privilege, SecurityRequest};
 use crate::spec::user::ResolvedUser;
 use crate::spec::{self, ContainerPath, ImageConfig, Kind, Rootfs, SpecInput};
@@ -21,13 +22,16 @@ const INFRA_OOM_SCORE_ADJ: i32 = -998;
 
 impl Lifecycle {
     /// The spec of a pod's own process: the pause program and nothing else.
-    pub(in crate::lifecycle) fn specify_infra(
+    pub(in crate::lifecycle) async fn specify_infra(
         &self,
         plan: &SandboxPlan,
         pins: &PinnedNamespaces,
         rootfs: &Path,
         cgroup: &CgroupPath,
-    ) -> Result<Vec<u8>, DriverError> {
+    ) -> Result<Vec<u8>, StepFailed> {
+        // Nobody asked for the pause program, so that where nothing is said it has a filter all the same.
+        let asked = plan.seccomp.as_ref().unwrap_or(&Profile::RuntimeDefault);
+        let seccomp = self.seccomp_request(asked).await?;
         let defaults = self.defaults();
         let pause = ContainerPath::parse("/pause").unwrap_or_else(|_| ContainerPath::root());
         let input = SpecInput {
@@ -51,7 +55,7 @@ impl Lifecycle {
                 new_privileges: NewPrivileges::Forbidden,
                 masked_paths: spec::security::default_masked_paths(),
                 readonly_paths: spec::security::default_readonly_paths(),
-                seccomp: SeccompRequest::RuntimeDefault,
+                seccomp,
                 apparmor: AppArmor::Absent,
                 selinux: None,
             },
@@ -73,7 +77,7 @@ impl Lifecycle {
             cgroups_path: cgroup.to_string(),
             annotations: AnnotationRequest::default(),
         };
-        let built = spec::build(&input)?;
-        Ok(json(&built.spec)?)
+        let config = spec::build(&input).and_then(|built| json(&built.spec));
+        config.map_err(DriverError::from).in_step("build pause spec")
     }
 }

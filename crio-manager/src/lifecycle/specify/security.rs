@@ -1,11 +1,31 @@
 //! Who a container runs as, and what that user may do.
 
 use super::SpecDefaults;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::security::{GroupsPolicy, Profile, RunAs, Security};
-use crate::spec::seccomp::SeccompRequest;
+use crate::spec::seccomp::{PROFILE_MAX_BYTES, SeccompRequest};
 use crate::spec::security::{AppArmor, CapabilityList, CapabilityRequest, NewPrivileges, Privilege, SecurityRequest};
 use crate::spec::user::{self, Identity, UserRequest};
 use crate::spec::{self, ContainerPath, SpecError};
+use std::path::Path;
+
+impl Lifecycle {
+    /// The system call filter, with the profile it names.
+    pub(super) async fn seccomp_request(&self, asked: &Profile) -> Result<SeccompRequest, StepFailed> {
+        Ok(match asked {
+            Profile::Unconfined => SeccompRequest::Unconfined,
+            Profile::RuntimeDefault => match &self.defaults().seccomp_profile {
+                Some(profile) => SeccompRequest::Localhost(profile.clone()),
+                None => SeccompRequest::RuntimeDefault,
+            },
+            Profile::Localhost(path) => {
+                let read = self.drivers().host.read(Path::new(path), PROFILE_MAX_BYTES as u64);
+                SeccompRequest::Localhost(read.await.in_step("read seccomp profile")?)
+            }
+        })
+    }
+}
 
 pub(super) fn user_request(asked: &Security) -> UserRequest {
     UserRequest {
@@ -62,7 +82,12 @@ pub(super) fn security_request(
         readonly_paths: paths(&asked.readonly_paths)?,
         seccomp,
         apparmor: match &asked.apparmor {
-            Profile::Localhost(name) => AppArmor::Profile(name.strip_prefix("localhost/").unwrap_or(name).to_owned()),
+            Profile::Localhost(name) if !defaults.apparmor => {
+                return Err(SpecError::NoAppArmor {
+                    profile: spec::excerpt(name),
+                });
+            }
+            Profile::Localhost(name) => AppArmor::Profile(name.clone()),
             Profile::Unconfined if defaults.apparmor => AppArmor::Unconfined,
             Profile::Unconfined | Profile::RuntimeDefault => AppArmor::Absent,
         },

@@ -8,6 +8,7 @@ use super::resources::resources;
 use super::security::{security, unspoken_security};
 use super::{Parsed, enum_value, no_nul, pairs, required, wrong};
 use crate::model::container::ContainerPlan;
+use crate::model::security::NamespaceMode;
 use crate::model::{ContainerId, SandboxPlan, Timestamp, signal};
 use cri::v1;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub fn create_container(
             "the pod sandbox is not privileged",
         ));
     }
+    not_beyond_the_pod("network", &security.namespaces.network, &sandbox.namespaces.network)?;
+    not_beyond_the_pod("ipc", &security.namespaces.ipc, &sandbox.namespaces.ipc)?;
     if !config.cdi_devices.is_empty() {
         return Err(wrong("config.cdi_devices", "not supported by this version"));
     }
@@ -74,6 +77,17 @@ pub fn create_container(
         stop_signal,
         created_at,
     })
+}
+
+/// Containers of a pod share its namespaces: one alone cannot have the node's.
+fn not_beyond_the_pod(namespace: &str, asked: &NamespaceMode, of_pod: &NamespaceMode) -> Parsed<()> {
+    match (asked, of_pod) {
+        (NamespaceMode::Node, NamespaceMode::Pod) => Err(wrong(
+            &format!("linux.security_context.namespace_options.{namespace}"),
+            "NODE in a pod that has its own",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn envs(values: Vec<v1::KeyValue>) -> Parsed<Vec<(String, String)>> {

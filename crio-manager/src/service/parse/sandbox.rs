@@ -3,7 +3,7 @@
 use super::name::pod_metadata;
 use super::namespaces::namespaces;
 use super::path::absolute;
-use super::security::selinux;
+use super::security::{apparmor, seccomp, selinux};
 use super::{Parsed, enum_value, no_nul, pairs, required, wrong};
 use crate::model::name::{NAME_BYTES, Pairs};
 use crate::model::sandbox::{Dns, PortMapping, PortProtocol, SandboxPlan};
@@ -16,6 +16,7 @@ use std::collections::HashMap;
 const HOSTNAME_BYTES: usize = 64;
 
 /// RunPodSandbox.
+#[expect(deprecated, reason = "older clients say the seccomp profile in the older field")]
 pub fn run_pod_sandbox(
     request: v1::RunPodSandboxRequest,
     random: [u8; 32],
@@ -29,6 +30,13 @@ pub fn run_pod_sandbox(
     if matches!(namespaces.pid, NamespaceMode::Target(_)) {
         return Err(wrong("namespace_options.pid", "TARGET is for containers"));
     }
+    // It decides about the users of the pod's own process, which has none; a wrong value is wrong all the same.
+    enum_value::<v1::SupplementalGroupsPolicy>(
+        "linux.security_context.supplemental_groups_policy",
+        security.supplemental_groups_policy,
+    )?;
+    let seccomp = seccomp(security.seccomp, &security.seccomp_profile_path)?;
+    apparmor(security.apparmor, "")?;
     let host_network = namespaces.network == NamespaceMode::Node;
     let handler = request.runtime_handler;
     if handler.len() > NAME_BYTES || handler.chars().any(|c| c.is_control() || c == '/') {
@@ -57,6 +65,7 @@ pub fn run_pod_sandbox(
         namespaces,
         privileged: security.privileged,
         selinux: selinux(security.selinux_options),
+        seccomp,
         runtime_handler: handler,
         created_at,
     })

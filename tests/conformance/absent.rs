@@ -1,0 +1,30 @@
+//! Ids that need what is not there: the host's AppArmor or SELinux, the product's NRI.
+
+use std::path::Path;
+
+use crate::summary::{Outcome, Summary};
+
+/// Where the kernel says whether it has them.
+const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+
+/// Notes these ids as skipped. On a host that has what they need they fail: a spec has to be written then.
+pub fn note(summary: &mut Summary) {
+    let apparmor = std::fs::read_to_string(APPARMOR).is_ok_and(|text| text.trim() == "Y");
+    let selinux = Path::new(SELINUX).exists();
+    let groups = [
+        ("apparmor", 9, apparmor, "AppArmor on this host"),
+        ("selinux", 17, selinux, "SELinux on this host"),
+        ("nri", 13, false, "NRI in the product"),
+    ];
+    for (name, count, here, what) in groups {
+        for number in 1..=count {
+            let outcome = if here {
+                Outcome::Failed(format!("there is {what}, and no spec for it"))
+            } else {
+                Outcome::Skipped(what.to_owned())
+            };
+            summary.add(&format!("{name}-{number:02}"), outcome);
+        }
+    }
+}

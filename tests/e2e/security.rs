@@ -1,0 +1,186 @@
+//! What containers may do, and what they share: asked for, refused, had.
+
+use cri::v1::security_profile::ProfileType;
+use cri::v1::*;
+use e2e::client::{pod_security, security};
+use e2e::{Node, container, refused, run_on, sh};
+use tonic::Code;
+
+run_on!(runc, crun:
+    the_pods_own_process_has_the_pods_seccomp_profile,
+    profiles_may_be_asked_for_in_the_older_fields,
+);
+run_on!(runc:
+    a_container_shares_with_the_node_no_more_than_its_pod,
+    a_profile_of_apparmor_needs_apparmor,
+    values_that_are_none_are_refused,
+);
+
+/// A seccomp profile that lets everything happen but a change of mode.
+const NO_CHMOD: &str = r#"{
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{ "names": ["chmod", "fchmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO" }]
+}"#;
+
+fn with(change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> Option<LinuxContainerConfig> {
+    let mut asked = security();
+    change(&mut asked);
+    Some(LinuxContainerConfig {
+        security_context: Some(asked),
+        ..Default::default()
+    })
+}
+
+fn profile(profile_type: ProfileType, localhost_ref: &str) -> Option<SecurityProfile> {
+    Some(SecurityProfile {
+        profile_type: profile_type.into(),
+        localhost_ref: localhost_ref.to_owned(),
+    })
+}
+
+async fn a_container_shares_with_the_node_no_more_than_its_pod(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_pod("own").await?;
+    let before = node.snapshot();
+    let beyond = [
+        ("namespace_options.network", NamespaceMode::Node, NamespaceMode::Pod),
+        ("namespace_options.ipc", NamespaceMode::Pod, NamespaceMode::Node),
+    ];
+    for (field, network, ipc) in beyond {
+        let mut config = sh("c", &pod.image, "exit 0");
+        config.linux = with(|asked| {
+            let options = asked.namespace_options.get_or_insert_default();
+            (options.network, options.ipc) = (network.into(), ipc.into());
+        });
+        let error = node.client.create(&pod.id, &config, &pod.config).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{field}: {error}");
+        assert!(error.message().contains(field), "{field}: {error}");
+    }
+    node.nothing_more_than(&before).await
+}
+
+async fn a_profile_of_apparmor_needs_apparmor(node: &mut Node) -> anyhow::Result<()> {
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    let pod = node.running_host_pod("armoured").await?;
+    let before = node.snapshot();
+    let mut config = sh("of-the-node", &pod.image, "exit 0");
+    config.linux = with(|asked| asked.apparmor = profile(ProfileType::Localhost, "localhost/not-there"));
+    let error = node.client.create(&pod.id, &config, &pod.config).await.unwrap_err();
+    if !enabled.starts_with('Y') {
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        let told = error.message();
+        assert!(told.contains("no AppArmor") && told.contains("not-there"), "{told}");
+    }
+    node.nothing_more_than(&before).await?;
+
+    for usual in [ProfileType::RuntimeDefault, ProfileType::Unconfined] {
+        let mut config = sh(&format!("{usual:?}").to_lowercase(), &pod.image, "exit 0");
+        config.linux = with(|asked| asked.apparmor = profile(usual, ""));
+        assert_eq!(pod.ran(&config).await?.exit_code, 0, "{usual:?}");
+    }
+    Ok(())
+}
+
+async fn the_pods_own_process_has_the_pods_seccomp_profile(node: &mut Node) -> anyhow::Result<()> {
+    let file = node.path("no-chmod.json");
+    std::fs::write(&file, NO_CHMOD)?;
+    let file = file.display().to_string();
+    let cases = [
+        ("unspoken", None, "2"),
+        ("unconfined", profile(ProfileType::Unconfined, ""), "0"),
+        ("default", profile(ProfileType::RuntimeDefault, ""), "2"),
+        ("localhost", profile(ProfileType::Localhost, &file), "2"),
+    ];
+    let shared = |seccomp| LinuxSandboxSecurityContext {
+        namespace_options: Some(NamespaceOption {
+            pid: NamespaceMode::Pod.into(),
+            network: NamespaceMode::Node.into(),
+            ..Default::default()
+        }),
+        seccomp,
+        ..Default::default()
+    };
+    for (name, seccomp, expected) in cases {
+        let mut config = node.pod(name);
+        config.linux.as_mut().unwrap().security_context = Some(shared(seccomp));
+        let pod = node.running("", config).await?;
+        let mut look = container("look", &pod.image, &["grep", "Seccomp:", "/proc/1/status"]);
+        look.linux = with(|asked| asked.namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into());
+        assert_eq!(pod.ran(&look).await?.exit_code, 0, "{name}");
+        assert_eq!(
+            node.said(name, "look", "stdout")?.trim(),
+            format!("Seccomp:\t{expected}"),
+            "{name}"
+        );
+        node.client.remove_pod(&pod.id).await?;
+    }
+
+    let mut config = node.pod("missing");
+    let missing = profile(ProfileType::Localhost, "/not/there.json");
+    config.linux.as_mut().unwrap().security_context = Some(shared(missing));
+    let error = node.client.run_pod(&config).await.unwrap_err();
+    assert!(error.message().contains("/not/there.json"), "{error}");
+    Ok(())
+}
+
+async fn profiles_may_be_asked_for_in_the_older_fields(node: &mut Node) -> anyhow::Result<()> {
+    let file = node.path("no-chmod.json");
+    std::fs::write(&file, NO_CHMOD)?;
+    let pod = node.running_host_pod("older").await?;
+    let script = "grep Seccomp: /proc/self/status; chmod 400 /tmp/";
+    let localhost = format!("localhost/{}", file.display());
+    let cases = [
+        ("unconfined", "unconfined", "0", 0),
+        ("default", "runtime/default", "2", 0),
+        ("localhost", localhost.as_str(), "2", 1),
+    ];
+    for (name, older, mode, code) in cases {
+        let mut config = sh(name, &pod.image, script);
+        #[expect(deprecated, reason = "the older field is what is tested")]
+        let linux = with(|asked| asked.seccomp_profile_path = older.to_owned());
+        config.linux = linux;
+        assert_eq!(pod.ran(&config).await?.exit_code, code, "{name}");
+        let said = node.said("older", name, "stdout")?;
+        assert_eq!(said.trim(), format!("Seccomp:\t{mode}"), "{name}");
+    }
+    let mut config = sh("nonsense", &pod.image, "exit 0");
+    #[expect(deprecated, reason = "the older field is what is tested")]
+    let linux = with(|asked| asked.apparmor_profile = "nonsense".to_owned());
+    config.linux = linux;
+    let error = node.client.create(&pod.id, &config, &pod.config).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("apparmor_profile"), "{error}");
+    Ok(())
+}
+
+async fn values_that_are_none_are_refused(node: &mut Node) -> anyhow::Result<()> {
+    let before = node.snapshot();
+    let of_pods: [fn(&mut LinuxSandboxSecurityContext); 4] = [
+        |asked| asked.supplemental_groups_policy = 17,
+        |asked| asked.seccomp.get_or_insert_default().profile_type = 17,
+        |asked| asked.apparmor.get_or_insert_default().profile_type = 17,
+        |asked| asked.namespace_options.get_or_insert_default().ipc = 17,
+    ];
+    for change in of_pods {
+        let mut config = node.pod("none");
+        let mut asked = pod_security(NamespaceMode::Node);
+        change(&mut asked);
+        config.linux.as_mut().unwrap().security_context = Some(asked);
+        assert_eq!(refused(node.client.run_pod(&config).await), Code::InvalidArgument);
+    }
+    node.nothing_more_than(&before).await?;
+
+    let pod = node.running_host_pod("some").await?;
+    let of_containers: [fn(&mut LinuxContainerSecurityContext); 4] = [
+        |asked| asked.supplemental_groups_policy = 17,
+        |asked| asked.seccomp.get_or_insert_default().profile_type = 17,
+        |asked| asked.apparmor.get_or_insert_default().profile_type = 17,
+        |asked| asked.namespace_options.get_or_insert_default().pid = 17,
+    ];
+    for change in of_containers {
+        let mut config = sh("c", &pod.image, "exit 0");
+        config.linux = with(change);
+        let created = node.client.create(&pod.id, &config, &pod.config).await;
+        assert_eq!(refused(created), Code::InvalidArgument);
+    }
+    Ok(())
+}
