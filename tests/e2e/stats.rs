@@ -15,6 +15,7 @@ run_on!(runc:
     a_pods_statistics_have_its_network_and_its_containers,
     statistics_are_filtered_and_leave_the_exited_out,
     lists_in_portions_are_the_same_lists,
+    every_announced_metric_of_a_pod_is_there_with_its_labels,
 );
 
 const MIB: u64 = 1 << 20;
@@ -327,5 +328,75 @@ async fn lists_in_portions_are_the_same_lists(node: &mut Node) -> anyhow::Result
         }),
     };
     assert_eq!(refused(runtime.stream_containers(request).await), Code::InvalidArgument);
+    Ok(())
+}
+
+/// Those that the kernel may have no numbers for: huge pages, pressure, devices.
+fn may_lack(name: &str) -> bool {
+    let parts = ["hugetlb", "pressure", "blkio", "fs_reads", "fs_writes"];
+    parts.iter().any(|part| name.contains(part))
+}
+
+async fn every_announced_metric_of_a_pod_is_there_with_its_labels(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_pod("measured").await?;
+    let mut config = sh("c", &pod.image, "while :; do :; done");
+    config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 20_000,
+        cpu_shares: 1024,
+        memory_limit_in_bytes: 64 << 20,
+        memory_swap_limit_in_bytes: 64 << 20,
+        ..Default::default()
+    });
+    let id = pod.run(&config).await?;
+    let mut runtime = node.client.runtime.clone();
+    let descriptors = runtime
+        .list_metric_descriptors(ListMetricDescriptorsRequest {})
+        .await?
+        .into_inner()
+        .descriptors;
+    assert!(descriptors.len() > 50, "{} metrics", descriptors.len());
+    let request = ListPodSandboxMetricsRequest {};
+    let all = runtime
+        .list_pod_sandbox_metrics(request)
+        .await?
+        .into_inner()
+        .pod_metrics;
+    let of_pod = all.iter().find(|of| of.pod_sandbox_id == pod.id).context("the pod")?;
+    let container = of_pod.container_metrics.iter().find(|of| of.container_id == id);
+    let container = container.context("the container")?;
+    let found = |name: &str| {
+        let both = of_pod.metrics.iter().chain(&container.metrics);
+        both.filter(|metric| metric.name == name).collect::<Vec<_>>()
+    };
+    for descriptor in &descriptors {
+        let metrics = found(&descriptor.name);
+        assert!(
+            may_lack(&descriptor.name) || !metrics.is_empty(),
+            "{} has no value",
+            descriptor.name
+        );
+        for metric in metrics {
+            assert_eq!(metric.label_values.len(), descriptor.label_keys.len(), "{metric:?}");
+        }
+    }
+    let value = |name: &str| number(&found(name)[0].value).unwrap();
+    assert_eq!(value("container_spec_memory_limit_bytes"), 64 << 20);
+    assert_eq!(value("container_spec_cpu_quota"), 20_000);
+    assert_eq!(value("container_processes"), 1);
+    assert!(value("container_memory_usage_bytes") > 0 && value("container_file_descriptors") >= 3);
+    assert!(value("container_start_time_seconds") > 1_700_000_000);
+    let labels = &found("container_last_seen")[0].label_values;
+    assert_eq!(
+        (labels[0].as_str(), labels[3].as_str(), labels[5].as_str()),
+        ("c", id.as_str(), "measured")
+    );
+
+    let mut stream = runtime
+        .stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest {})
+        .await?
+        .into_inner();
+    let streamed = stream.message().await?.context("a portion")?.pod_sandbox_metrics;
+    assert_eq!(streamed.len(), all.len());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 mod files;
 
-use super::cgroup::Usage;
+use super::cgroup::{Counters, Usage};
 use super::seams::*;
 use crate::model::container::Resources;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxRecord};
@@ -460,6 +460,10 @@ impl Cgroups for FakeNode {
 
     async fn usage(&self, _: &CgroupPath) -> DriverResult<Usage> {
         Ok(self.usage.lock().unwrap().clone())
+    }
+
+    async fn counters(&self, _: &CgroupPath) -> DriverResult<Counters> {
+        Ok(Counters::default())
     }
 
     async fn limits(&self, _: &CgroupPath, _: Vec<String>) -> DriverResult<Resources> {

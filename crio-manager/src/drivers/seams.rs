@@ -3,7 +3,7 @@
 //! Every `release`-like call (delete, remove, unmount, unpin, teardown, forget) is idempotent and accepts half-made
 //! things, so undo, Remove and restore are the same calls.
 
-use crate::drivers::cgroup::Usage;
+use crate::drivers::cgroup::{Counters, Usage};
 use crate::drivers::image::PullRequest;
 use crate::model::container::Resources;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
@@ -370,6 +370,9 @@ pub trait Cgroups: Send + Sync {
     /// What it and those beneath it use.
     async fn usage(&self, cgroup: &CgroupPath) -> DriverResult<Usage>;
 
+    /// What is counted of it and those beneath it, for metrics.
+    async fn counters(&self, cgroup: &CgroupPath) -> DriverResult<Counters>;
+
     /// The limits it has now, every one that the kernel has; of the files of cgroup v2 those named in `unified`.
     async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources>;
 
@@ -482,8 +485,22 @@ pub trait Images: Send + Sync {
     /// What the layers take; from memory.
     fn usage(&self) -> ImageFsUsage;
 
+    /// How large the layers' file system is.
+    async fn space(&self) -> DriverResult<Space>;
+
     /// What a container's writable layer takes: a walk, as long as it has files. `NotFound` when there is none.
     async fn layer_usage(&self, id: &ContainerId) -> DriverResult<LayerUsage>;
+}
+
+/// A file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total_bytes: u64,
+    /// All of them; 0 where they are made as needed.
+    pub total_inodes: u64,
+    /// Not in use.
+    pub free_inodes: u64,
 }
 
 /// What a container has written, on disk.

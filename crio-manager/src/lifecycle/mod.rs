@@ -12,6 +12,7 @@ mod exec;
 pub mod health;
 mod images;
 mod log;
+pub mod metrics;
 mod observe;
 mod reap;
 pub mod registry;

@@ -6,6 +6,7 @@ pub mod image;
 pub mod listener;
 pub mod local;
 pub mod manager;
+mod metrics;
 pub mod parse;
 pub mod portions;
 pub mod present;

@@ -3,7 +3,7 @@
 use super::parse::Filter;
 use super::portions::{Portions, portions};
 use super::status::status;
-use super::{events, parse, present, usage};
+use super::{events, metrics, parse, present, usage};
 use crate::drivers::seams::{ExecOutcome, ExecOutput};
 use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
@@ -13,7 +13,6 @@ use cri::v1::runtime_service_server::RuntimeService;
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use tokio_stream::Empty;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
@@ -67,6 +66,10 @@ impl Runtime {
         containers.retain(|cell| asks_for(filter, cell));
         let (usages, layers) = (self.lifecycle.container_usages(containers).await, self.layers());
         usages.iter().map(|of| usage::container(of, &layers)).collect()
+    }
+
+    async fn metrics_of_sandboxes(&self) -> Vec<v1::PodSandboxMetrics> {
+        self.lifecycle.metrics().await.iter().map(metrics::sandbox).collect()
     }
 
     /// Where writable layers are.
@@ -456,14 +459,18 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Reply<v1::ListMetricDescriptorsResponse> {
-        later("ListMetricDescriptors")
+        reply(v1::ListMetricDescriptorsResponse {
+            descriptors: metrics::descriptors(),
+        })
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Reply<v1::ListPodSandboxMetricsResponse> {
-        later("ListPodSandboxMetrics")
+        reply(v1::ListPodSandboxMetricsResponse {
+            pod_metrics: self.metrics_of_sandboxes().await,
+        })
     }
 
     async fn update_pod_sandbox_resources(
@@ -524,12 +531,15 @@ impl RuntimeService for Runtime {
         }))
     }
 
-    type StreamPodSandboxMetricsStream = Empty<Result<v1::StreamPodSandboxMetricsResponse, Status>>;
+    type StreamPodSandboxMetricsStream = Portions<v1::StreamPodSandboxMetricsResponse>;
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        later("StreamPodSandboxMetrics")
+        let items = self.metrics_of_sandboxes().await;
+        reply(portions(items, |pod_sandbox_metrics| {
+            v1::StreamPodSandboxMetricsResponse { pod_sandbox_metrics }
+        }))
     }
 
     type GetContainerEventsStream = events::EventStream;

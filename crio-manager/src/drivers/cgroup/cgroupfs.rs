@@ -3,6 +3,7 @@
 //! On a hybrid node a cgroup is made in every hierarchy, the version 2 one included: its `cgroup.kill` ends all
 //! processes at once, where version 1 must freeze, signal and thaw.
 
+mod counters;
 mod limits;
 mod pressure;
 
@@ -26,7 +27,7 @@ use cgroups_rs::fs::{Controller, MaxValue};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tokio::time::Instant;
 
-use super::{CgroupHost, Error, Limits, MemoryUsage, Mode, Result, SwapUsage, Usage};
+use super::{CgroupHost, Counters, Error, Limits, MemoryUsage, Mode, Result, SwapUsage, Usage};
 
 /// The kernel frees a cgroup a moment after its last process has been reaped.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
@@ -513,6 +514,12 @@ impl Cgroupfs {
     pub async fn usage(&self, cgroup: &CgroupPath) -> Result<Usage> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.usage(&cgroup)).await
+    }
+
+    /// What is counted of it and those below it, for metrics.
+    pub async fn counters(&self, cgroup: &CgroupPath) -> Result<Counters> {
+        let cgroup = cgroup.clone();
+        self.blocking(move |tree| Ok(tree.counters(&cgroup))).await
     }
 
     /// The limits that it has now; of the files of version 2 those named in `unified`.

@@ -130,6 +130,68 @@ impl Usage {
     }
 }
 
+/// What the kernel counts of a cgroup and everything below it; what it does not count is 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub cpu_user_ns: u64,
+    pub cpu_system_ns: u64,
+    /// Periods of the CPU quota, and those in which it was used up.
+    pub cfs_periods: u64,
+    pub cfs_throttled_periods: u64,
+    pub cfs_throttled_ns: u64,
+    pub memory_cache_bytes: u64,
+    pub memory_mapped_file_bytes: u64,
+    pub memory_swap_bytes: u64,
+    pub memory_kernel_bytes: u64,
+    /// The most that was ever used.
+    pub memory_max_bytes: u64,
+    /// How often the limit was in the way.
+    pub memory_failures: u64,
+    /// Page faults of this cgroup without those below it.
+    pub own_page_faults: u64,
+    pub own_major_page_faults: u64,
+    pub oom_kills: u64,
+    pub block_io: Vec<BlockIo>,
+    pub hugepages: Vec<Hugepages>,
+    pub processes: u64,
+    pub threads: u64,
+    /// 0: no limit.
+    pub threads_max: u64,
+    pub file_descriptors: u64,
+    /// Of the descriptors.
+    pub sockets: u64,
+}
+
+/// What went to and from a block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlockIo {
+    /// `major:minor`.
+    pub device: String,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+impl BlockIo {
+    fn of(device: &str) -> Self {
+        Self {
+            device: device.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Huge pages of one size.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hugepages {
+    /// `2MB`.
+    pub size: String,
+    pub usage_bytes: u64,
+    /// Absent where the kernel does not count it.
+    pub max_usage_bytes: Option<u64>,
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SwapUsage {
     pub usage_bytes: u64,

@@ -1,7 +1,7 @@
 //! cgroupfs as the lifecycle sees it.
 
 use super::cgroupfs::Cgroupfs;
-use super::{Error, Limits, Mode, Usage};
+use super::{Counters, Error, Limits, Mode, Usage};
 use crate::drivers::seams::{CgroupSummary, Cgroups, DriverError, DriverResult, Entrance, ErrorKind};
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
@@ -42,6 +42,10 @@ impl Cgroups for Cgroupfs {
 
     async fn usage(&self, cgroup: &CgroupPath) -> DriverResult<Usage> {
         Ok(Cgroupfs::usage(self, cgroup).await?)
+    }
+
+    async fn counters(&self, cgroup: &CgroupPath) -> DriverResult<Counters> {
+        Ok(Cgroupfs::counters(self, cgroup).await?)
     }
 
     async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources> {

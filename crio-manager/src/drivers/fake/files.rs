@@ -68,6 +68,10 @@ impl Images for FakeNode {
         }
     }
 
+    async fn space(&self) -> DriverResult<Space> {
+        Ok(Space::default())
+    }
+
     async fn layer_usage(&self, _: &ContainerId) -> DriverResult<LayerUsage> {
         self.enter("measure layer").await;
         Ok(LayerUsage {

@@ -4,7 +4,7 @@ use super::config::{ImageConfig, Untrusted};
 use super::overlay::MountedRootfs;
 use super::{Error, Image, ImageStore, PullRequest};
 use crate::drivers::seams::{
-    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, ResolvedImage,
+    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, ResolvedImage, Space,
 };
 use crate::model::ContainerId;
 use crate::spec;
@@ -142,6 +142,20 @@ impl Images for ImageStore {
             used_inodes: info.used_inodes,
             at: info.timestamp.into(),
         }
+    }
+
+    async fn space(&self) -> DriverResult<Space> {
+        let mountpoint = self.fs_info().mountpoint;
+        let look = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&mountpoint));
+        let failed =
+            |error: String| DriverError::new(ErrorKind::Failed, format!("size of the layers' file system: {error}"));
+        let found = look.await.map_err(|error| failed(error.to_string()))?;
+        let found = found.map_err(|error| failed(error.to_string()))?;
+        Ok(Space {
+            total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            total_inodes: found.f_files,
+            free_inodes: found.f_ffree,
+        })
     }
 
     async fn layer_usage(&self, id: &ContainerId) -> DriverResult<LayerUsage> {
