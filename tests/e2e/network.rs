@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cri::v1::{PortMapping, Protocol};
-use e2e::node::{BRIDGE, GATEWAY};
+use e2e::node::{BRIDGE, GATEWAY, SUBNET};
 use e2e::{Node, RunningPod, refused, run_on};
 use tonic::Code;
 
@@ -18,6 +18,8 @@ run_on!(runc:
     a_plugin_that_prints_garbage_fails_the_pod_and_leaves_nothing,
     a_plugin_that_fails_half_way_fails_the_pod_and_leaves_nothing,
     a_network_that_appears_later_needs_no_restart,
+    addresses_of_both_families_are_told_and_known_after_a_restart,
+    a_host_port_of_one_address_answers_there_alone,
 );
 
 const SERVER: &str = "while :; do echo hello | nc -l -p 8080; done";
@@ -199,5 +201,41 @@ async fn a_network_that_appears_later_needs_no_restart(node: &mut Node) -> anyho
     std::fs::rename(&aside, &file)?;
     until(node, true).await?;
     node.client.run_pod(&node.pod("late")).await?;
+    Ok(())
+}
+
+async fn addresses_of_both_families_are_told_and_known_after_a_restart(node: &mut Node) -> anyhow::Result<()> {
+    let file = node.path("cni/10-e2e.conflist");
+    let mut network: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+    let ipam = &mut network["plugins"][0]["ipam"];
+    ipam["ranges"] = serde_json::json!([[{ "subnet": SUBNET }], [{ "subnet": "fd00:88::/64" }]]);
+    ipam["routes"] = serde_json::json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]);
+    std::fs::write(&file, network.to_string())?;
+    // The next pod is on it: nobody has to say that a file has changed.
+    let pod = node.running_pod("dual").await?;
+    let told = node.client.pod_status(&pod.id).await?.network.unwrap_or_default();
+    assert!(told.ip.starts_with("10.88.0."), "{told:?}");
+    assert_eq!(told.additional_ips.len(), 1, "{told:?}");
+    let sixth = told.additional_ips[0].ip.clone();
+    assert!(sixth.starts_with("fd00:88::"), "{told:?}");
+    pod.sh("c", "while :; do echo hello | nc -l -p 8080; done").await?;
+    assert_eq!(node.heard(&format!("[{sixth}]:8080")).await?, "hello\n");
+    node.restart().await?;
+    assert_eq!(node.client.pod_status(&pod.id).await?.network.unwrap_or_default(), told);
+    Ok(())
+}
+
+async fn a_host_port_of_one_address_answers_there_alone(node: &mut Node) -> anyhow::Result<()> {
+    let mut config = node.pod("published");
+    config.port_mappings = vec![PortMapping {
+        protocol: Protocol::Tcp.into(),
+        container_port: 8080,
+        host_port: 9090,
+        host_ip: "127.0.0.1".to_owned(),
+    }];
+    let pod = node.running("", config).await?;
+    pod.sh("c", SERVER).await?;
+    assert_eq!(node.heard("127.0.0.1:9090").await?, "hello\n");
+    assert!(node.namespaces.connect(format!("{GATEWAY}:9090").parse()?).is_err());
     Ok(())
 }
