@@ -15,6 +15,7 @@ pub enum Invocation {
     PrintConfig(Sources),
     PrintDefaultConfig,
     LoadImage { sources: Sources, file: PathBuf },
+    Check { sources: Sources, as_json: bool },
     Version(VersionFormat),
     Completion(Shell),
 }
@@ -48,6 +49,10 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
     match matches.subcommand() {
         Some(("config", asked)) if asked.get_flag("default") => Invocation::PrintDefaultConfig,
         Some(("config", _)) => Invocation::PrintConfig(sources),
+        Some(("check", asked)) => Invocation::Check {
+            sources,
+            as_json: asked.get_flag("json"),
+        },
         Some(("version", asked)) if asked.get_flag("json") => Invocation::Version(VersionFormat::Json),
         Some(("version", _)) => Invocation::Version(VersionFormat::Text),
         Some(("image", image)) => match image.subcommand().and_then(|(_, load)| load.get_one::<PathBuf>("FILE")) {
@@ -107,6 +112,17 @@ fn command() -> Command {
                     Command::new("load")
                         .about("Bring an OCI layout, an OCI archive or a docker archive into the image store")
                         .arg(Arg::new("FILE").required(true).value_parser(value_parser!(PathBuf))),
+                ),
+        )
+        .subcommand(
+            Command::new("check")
+                .about("Tell whether this machine can be a node, and what to do where it cannot; exit status 1 if it cannot")
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .short('j')
+                        .action(ArgAction::SetTrue)
+                        .help("As JSON"),
                 ),
         )
         .subcommand(

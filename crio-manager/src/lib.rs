@@ -16,6 +16,7 @@
 //! - `systemd`: what the service manager is told; `reload`: what SIGHUP changes
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod drivers;

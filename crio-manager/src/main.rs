@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use crio_manager::check;
 use crio_manager::cli::{self, Invocation, VersionFormat};
 use crio_manager::config::{self, Config, Sources};
 use crio_manager::logging::{self, LogFilter};
@@ -12,7 +13,8 @@ use crio_manager::reload::Reload;
 
 fn main() -> ExitCode {
     match run(cli::from_process()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("crio-manager: {error:#}");
             ExitCode::FAILURE
@@ -20,31 +22,48 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(invocation: Invocation) -> anyhow::Result<()> {
+/// `false`: it has been said already what is wrong.
+fn run(invocation: Invocation) -> anyhow::Result<bool> {
     match invocation {
+        Invocation::Check { sources, as_json } => return check(&sources, as_json),
         Invocation::Serve(sources) => {
             let (config, log) = load_and_log(&sources)?;
-            node::serve(config, Reload { sources, log })
+            node::serve(config, Reload { sources, log })?;
         }
         Invocation::PrintConfig(sources) => {
             let (config, warnings) = config::load(&sources)?;
             warnings.iter().for_each(|warning| eprintln!("crio-manager: {warning}"));
-            print(&config::effective(&config))
+            print(&config::effective(&config))?;
         }
-        Invocation::PrintDefaultConfig => print(&config::commented_defaults()),
+        Invocation::PrintDefaultConfig => print(&config::commented_defaults())?,
         Invocation::LoadImage { sources, file } => {
             for (id, tags) in node::load_images(&load_and_log(&sources)?.0, &file)? {
                 print(&format!("{}\n", [&[id], tags.as_slice()].concat().join(" ")))?;
             }
-            Ok(())
         }
-        Invocation::Completion(shell) => print(&String::from_utf8_lossy(&cli::completion(shell))),
-        Invocation::Version(VersionFormat::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION"))),
+        Invocation::Completion(shell) => print(&String::from_utf8_lossy(&cli::completion(shell)))?,
+        Invocation::Version(VersionFormat::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION")))?,
         Invocation::Version(VersionFormat::Json) => {
             let version = serde_json::json!({ "name": "crio-manager", "version": env!("CARGO_PKG_VERSION") });
-            print(&format!("{version}\n"))
+            print(&format!("{version}\n"))?;
         }
     }
+    Ok(true)
+}
+
+fn check(sources: &Sources, as_json: bool) -> anyhow::Result<bool> {
+    let (config, warnings) = config::load(sources)?;
+    warnings.iter().for_each(|warning| eprintln!("crio-manager: {warning}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let findings = runtime
+        .context("start the async runtime")?
+        .block_on(check::look(&config));
+    if as_json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?;
+    } else {
+        print(&check::table(&findings))?;
+    }
+    Ok(check::is_fit(&findings))
 }
 
 /// The configuration, checked, with its warnings in the log that it describes.

@@ -39,6 +39,7 @@ use cri::v1::image_service_server::ImageServiceServer;
 use cri::v1::runtime_service_server::RuntimeServiceServer;
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Capability, PosixRlimitType};
+use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -289,12 +290,8 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
-    let handlers = config
-        .runtimes
-        .iter()
-        .map(|(name, handler)| (name.clone(), handler_of(name, handler, config)));
     let runtime = Arc::new(CommandLine::new(
-        handlers.collect(),
+        handlers(config),
         config.runtime.default_runtime.clone(),
     ));
     // The first answers are there before the first Status.
@@ -336,6 +333,14 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         clock: Arc::new(HostClock::new().context("boot id")?),
     };
     Ok((drivers, images))
+}
+
+/// The configured runtimes.
+pub fn handlers(config: &Config) -> BTreeMap<String, Handler> {
+    let handlers = config.runtimes.iter();
+    handlers
+        .map(|(name, handler)| (name.clone(), handler_of(name, handler, config)))
+        .collect()
 }
 
 fn handler_of(name: &str, handler: &RuntimeHandler, config: &Config) -> Handler {

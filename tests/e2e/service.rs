@@ -11,6 +11,7 @@ run_on!(runc:
     a_reload_changes_what_is_live_and_names_what_is_not,
     a_reload_with_an_error_leaves_everything_as_it_was,
     the_log_can_be_json_with_a_span_for_each_call,
+    a_check_tells_whether_the_machine_is_fit_and_what_to_do,
 );
 
 const WATCHDOG: Duration = Duration::from_secs(3);
@@ -160,5 +161,41 @@ async fn the_log_can_be_json_with_a_span_for_each_call(node: &mut Node) -> anyho
     );
     let answered = calls.iter().find(|line| line["message"] == "answered");
     assert!(answered.is_some_and(|line| line["elapsed_ms"].is_u64()), "{calls:#?}");
+    Ok(())
+}
+
+async fn a_check_tells_whether_the_machine_is_fit_and_what_to_do(node: &mut Node) -> anyhow::Result<()> {
+    let fit = node.manager(&["check"])?;
+    for line in [
+        "good     overlayfs",
+        "good     network",
+        "good     monitor",
+        ": 0 bad, ",
+    ] {
+        assert!(fit.contains(line), "{line} in {fit}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&node.manager(&["check", "--json"])?)?;
+    let findings = json.as_array().expect("a list");
+    assert!(
+        findings.len() > 10 && findings.iter().all(|of| of["verdict"] != "bad"),
+        "{json}"
+    );
+
+    // A network without its plugin; a default runtime that is not there, a monitor of another kind.
+    let nowhere = node.path("nowhere").display().to_string();
+    let error = node
+        .manager(&["check", "--cni-plugin-dir", &nowhere])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("exit status: 1") && error.contains("bad      network"),
+        "{error}"
+    );
+    let unfit = format!("[crio.runtime.runtimes.runc]\nruntime_path = \"{nowhere}\"\nmonitor_path = \"/bin/true\"\n");
+    fs::write(node.path("crio.conf.d").join("unfit.conf"), unfit)?;
+    let error = node.manager(&["check"]).unwrap_err().to_string();
+    for line in ["bad      runtime runc", "-> install", "bad      monitor"] {
+        assert!(error.contains(line), "{line} in {error}");
+    }
     Ok(())
 }

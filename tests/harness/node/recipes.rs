@@ -161,9 +161,10 @@ impl Node {
         let output = daemon_command(&self.namespaces, &self.root).args(arguments).output()?;
         if !output.status.success() {
             bail!(
-                "crio-manager {arguments:?}: {}: {}",
+                "crio-manager {arguments:?}: {}: {}{}",
                 output.status,
-                String::from_utf8_lossy(&output.stderr)
+                String::from_utf8_lossy(&output.stderr),
+                String::from_utf8_lossy(&output.stdout)
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

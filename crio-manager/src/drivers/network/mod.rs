@@ -25,6 +25,7 @@ use tokio::sync::RwLock;
 use tokio::time::Instant;
 
 pub use cni::{ChainError, Command};
+pub use config::load as look;
 pub use config::{BrokenFile, CniVersion, NetworkList, PluginConfig};
 pub use plugin::{PluginError, STDOUT_MAX_BYTES};
 pub use pod::{Attachment, Bandwidth, Dns, POD_INTERFACE, PodNetwork, PortMapping, Protocol, Unspeakable};
