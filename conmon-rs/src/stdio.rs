@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use memchr::memrchr;
 use rustix::fs::{Mode, OFlags, fchmod, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, read};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::args::StdioPlan;
@@ -16,14 +16,18 @@ use crate::contract::Stream;
 use crate::poller::Interest;
 
 /// Reads of one stream before the others have their turn.
-const READS_PER_TURN: usize = 16;
+const READS_PER_TURN: usize = 4;
 
-/// What a read may bring: all that a pipe holds.
-const READ_BYTES: usize = 64 * 1024;
+/// What a pipe holds, and so what a read may bring.
+const PIPE_BYTES: usize = 64 * 1024;
 
-/// Where it goes. Larger than needed: from 128 KiB on a buffer is a mapping of its own, of which only the pages that are
-/// used cost memory, and which is given back whole.
-const BUFFER_BYTES: usize = 132 * 1024;
+/// The same for one that was found full: fewer reads, of more, are cheaper. Not for all of them from the start, because a
+/// user's pipes may hold only so much together before new ones get next to nothing.
+const LARGE_PIPE_BYTES: usize = 256 * 1024;
+
+/// Where it goes. From 128 KiB on a buffer is a mapping of its own, of which only the pages that are used cost memory, and
+/// which is given back whole.
+const BUFFER_BYTES: usize = LARGE_PIPE_BYTES;
 
 /// A buffer that never held more is not worth giving back.
 const SMALL_OUTPUT_BYTES: usize = 8 * 1024;
@@ -132,6 +136,9 @@ impl Stdio {
 
     pub fn trim(&mut self) {
         self.buffer = ReadBuffer::default();
+        for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+            output.hold(PIPE_BYTES);
+        }
     }
 }
 
@@ -144,11 +151,11 @@ struct ReadBuffer {
 }
 
 impl ReadBuffer {
-    fn room(&mut self) -> &mut [u8] {
+    fn room(&mut self, length: usize) -> &mut [u8] {
         if self.bytes.is_empty() {
             self.bytes = vec![0; BUFFER_BYTES];
         }
-        self.bytes.get_mut(..READ_BYTES).unwrap_or_default()
+        self.bytes.get_mut(..length).unwrap_or_default()
     }
 
     fn filled(&mut self, length: usize) -> &[u8] {
@@ -166,6 +173,8 @@ pub struct Output {
     fd: OwnedFd,
     /// A terminal that nobody had open when it was read last.
     hung_up: bool,
+    /// What it holds, if it is a pipe.
+    held_bytes: usize,
 }
 
 /// What is to be done about a source after it was read.
@@ -187,7 +196,11 @@ impl Output {
     /// From the reading end of a pipe, or the monitor's side of a terminal.
     pub fn new(fd: OwnedFd) -> io::Result<Output> {
         set_nonblocking(&fd)?;
-        Ok(Output { fd, hung_up: false })
+        Ok(Output {
+            fd,
+            hung_up: false,
+            held_bytes: PIPE_BYTES,
+        })
     }
 
     pub fn interest(&self) -> Interest {
@@ -212,11 +225,19 @@ impl Output {
         }
     }
 
+    /// Lets it hold so much; what is no pipe, or may not hold more, stays as it is.
+    fn hold(&mut self, bytes: usize) {
+        if self.held_bytes != bytes {
+            let _ = fcntl_setpipe_size(&self.fd, bytes);
+            self.held_bytes = bytes;
+        }
+    }
+
     /// If it does not come to the end of what is there, we are woken again.
-    fn read_all(&self, buffer: &mut ReadBuffer, mut keep: impl FnMut(&[u8])) -> After {
+    fn read_all(&mut self, buffer: &mut ReadBuffer, mut keep: impl FnMut(&[u8])) -> After {
         let more = if self.hung_up { After::Revived } else { After::Wait };
         for _ in 0..READS_PER_TURN {
-            let room = buffer.room();
+            let room = buffer.room(self.held_bytes);
             let wanted = room.len();
             match read(&self.fd, room) {
                 Ok(0) => return After::Close,
@@ -225,6 +246,7 @@ impl Output {
                     if length < wanted {
                         break;
                     }
+                    self.hold(LARGE_PIPE_BYTES);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return After::Wait,

@@ -9,7 +9,7 @@ use crate::contract::Stream;
 pub const RECORD_CONTENT_BYTES: usize = 16 * 1024;
 
 /// Records are gathered until the next one might not fit, and then written.
-const GATHER_BYTES: usize = 144 * 1024;
+const GATHER_BYTES: usize = 400 * 1024;
 
 /// The longest record.
 const RECORD_ROOM_BYTES: usize = HEAD_BYTES + RECORD_CONTENT_BYTES + 1;
