@@ -294,7 +294,10 @@ async fn an_add_cut_off_half_way_is_undone_after_a_restart() {
 
     let network = node.open().await;
     assert_eq!(network.cached("a").await.unwrap(), None);
-    let collected = network.gc(&BTreeSet::new(), GENEROUS).await.unwrap();
+    let collected = network
+        .gc(network.orphans(&BTreeSet::new()).await.unwrap(), GENEROUS)
+        .await
+        .unwrap();
     assert_eq!(collected.released, ["a"]);
     assert_eq!(node.input("first.DEL").get("prevResult"), None);
     let ns = "/proc/self/ns/net";
@@ -386,13 +389,13 @@ async fn gc_releases_what_no_pod_owns_and_tells_the_plugins_what_remains() {
     network.setup(&pod("stays"), soon()).await.unwrap();
     network.setup(&pod("goes"), soon()).await.unwrap();
     let valid = BTreeSet::from(["stays".to_owned()]);
-    assert!(matches!(
-        network.gc(&valid, GENEROUS).await,
-        Err(Error::TooLateToCollect)
-    ));
+    assert!(matches!(network.orphans(&valid).await, Err(Error::TooLateToCollect)));
 
     let network = node.open().await; // a restart
-    let collected = network.gc(&valid, GENEROUS).await.unwrap();
+    let collected = network
+        .gc(network.orphans(&valid).await.unwrap(), GENEROUS)
+        .await
+        .unwrap();
     assert_eq!(collected.released, ["goes"]);
     assert!(collected.failed.is_empty());
     assert_eq!(

@@ -345,7 +345,10 @@ fn an_add_that_was_cut_off_gives_its_address_back_after_a_restart() {
         assert_eq!(node.leases().len(), 2, "the address was given before the cut");
 
         let network = node.open().await;
-        let collected = network.gc(&BTreeSet::new(), GENEROUS).await.unwrap();
+        let collected = network
+            .gc(network.orphans(&BTreeSet::new()).await.unwrap(), GENEROUS)
+            .await
+            .unwrap();
         assert_eq!(collected.released, ["a1"], "{collected:?}");
         assert!(node.leases().is_empty(), "{:?}", node.leases());
         assert!(!rules().contains("18080"), "{}", rules());

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use cri::v1::{PortMapping, Protocol};
+use e2e::client::labels;
 use e2e::node::{BRIDGE, GATEWAY, SUBNET};
-use e2e::{Node, RunningPod, refused, run_on};
+use e2e::{Node, RunningPod, eventually, refused, run_on};
 use tonic::Code;
 
 run_on!(runc, crun: a_pod_has_an_address_and_is_reached_there);
@@ -20,6 +21,8 @@ run_on!(runc:
     a_network_that_appears_later_needs_no_restart,
     addresses_of_both_families_are_told_and_known_after_a_restart,
     a_host_port_of_one_address_answers_there_alone,
+    the_traffic_of_a_pod_is_limited_as_its_annotations_say,
+    the_address_of_a_pod_that_nobody_knows_any_more_is_free_after_a_restart,
 );
 
 const SERVER: &str = "while :; do echo hello | nc -l -p 8080; done";
@@ -116,16 +119,14 @@ async fn a_pod_whose_network_namespace_is_gone_can_still_be_removed(node: &mut N
     node.nothing_more_than(&before).await
 }
 
+/// How many addresses are taken.
+fn leases(node: &Node) -> usize {
+    let entries = std::fs::read_dir(node.path("ipam/e2e"));
+    let names = entries.into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("10.")).count()
+}
+
 async fn an_address_is_free_again_when_its_pod_is_gone(node: &mut Node) -> anyhow::Result<()> {
-    let leases = |node: &Node| {
-        let directory = node.path("ipam/e2e");
-        let names = std::fs::read_dir(directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name());
-        names.filter(|name| name.to_string_lossy().starts_with("10.")).count()
-    };
     let pod = node.running_pod("lease").await?;
     assert_eq!(leases(node), 1);
     node.client.stop_pod(&pod.id).await?;
@@ -204,14 +205,20 @@ async fn a_network_that_appears_later_needs_no_restart(node: &mut Node) -> anyho
     Ok(())
 }
 
-async fn addresses_of_both_families_are_told_and_known_after_a_restart(node: &mut Node) -> anyhow::Result<()> {
+fn change_network(node: &Node, change: impl FnOnce(&mut serde_json::Value)) -> anyhow::Result<()> {
     let file = node.path("cni/10-e2e.conflist");
     let mut network: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-    let ipam = &mut network["plugins"][0]["ipam"];
-    ipam["ranges"] = serde_json::json!([[{ "subnet": SUBNET }], [{ "subnet": "fd00:88::/64" }]]);
-    ipam["routes"] = serde_json::json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]);
-    std::fs::write(&file, network.to_string())?;
+    change(&mut network["plugins"]);
+    Ok(std::fs::write(&file, network.to_string())?)
+}
+
+async fn addresses_of_both_families_are_told_and_known_after_a_restart(node: &mut Node) -> anyhow::Result<()> {
     // The next pod is on it: nobody has to say that a file has changed.
+    change_network(node, |plugins| {
+        let ipam = &mut plugins[0]["ipam"];
+        ipam["ranges"] = serde_json::json!([[{ "subnet": SUBNET }], [{ "subnet": "fd00:88::/64" }]]);
+        ipam["routes"] = serde_json::json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]);
+    })?;
     let pod = node.running_pod("dual").await?;
     let told = node.client.pod_status(&pod.id).await?.network.unwrap_or_default();
     assert!(told.ip.starts_with("10.88.0."), "{told:?}");
@@ -237,5 +244,47 @@ async fn a_host_port_of_one_address_answers_there_alone(node: &mut Node) -> anyh
     pod.sh("c", SERVER).await?;
     assert_eq!(node.heard("127.0.0.1:9090").await?, "hello\n");
     assert!(node.namespaces.connect(format!("{GATEWAY}:9090").parse()?).is_err());
+    Ok(())
+}
+
+async fn the_traffic_of_a_pod_is_limited_as_its_annotations_say(node: &mut Node) -> anyhow::Result<()> {
+    change_network(node, |plugins| {
+        let shaper = serde_json::json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
+        plugins.as_array_mut().unwrap().push(shaper);
+    })?;
+    let limits = |node: &Node| node.namespaces.run("tc", &["qdisc", "show"]);
+    node.running_pod("free").await?;
+    assert!(!limits(node)?.contains("tbf"));
+    let mut config = node.pod("slow");
+    let [ingress, egress] = ["kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"];
+    config.annotations = labels(&[(ingress, "3M"), (egress, "5M")]);
+    let id = node.client.run_pod(&config).await?;
+    let set = limits(node)?;
+    assert!(set.contains("rate 3Mbit") && set.contains("rate 5Mbit"), "{set}");
+    node.client.stop_pod(&id).await?;
+    assert!(!limits(node)?.contains("tbf"));
+    let mut wrong = node.pod("wrong");
+    wrong.annotations = labels(&[(egress, "fast")]);
+    assert_eq!(refused(node.client.run_pod(&wrong).await), Code::InvalidArgument);
+    Ok(())
+}
+
+async fn the_address_of_a_pod_that_nobody_knows_any_more_is_free_after_a_restart(
+    node: &mut Node,
+) -> anyhow::Result<()> {
+    let (lost, kept) = (node.running_pod("lost").await?, node.running_pod("kept").await?);
+    let ip = address(&kept).await?;
+    assert_eq!(leases(node), 2);
+    node.kill9().await?;
+    std::fs::remove_file(node.path("state/records/sandboxes").join(format!("{}.json", lost.id)))?;
+    // As after a reboot, of which a network's leases are what is left.
+    node.give_up(&lost.id)?;
+    node.restart().await?;
+    eventually("its address is free", || Ok(leases(node) == 1)).await?;
+    assert_eq!(
+        node.client.pod_status(&kept.id).await?.network.unwrap_or_default().ip,
+        ip
+    );
+    assert!(node.path("ipam/e2e").join(&ip).exists(), "that of the other is not");
     Ok(())
 }

@@ -5,10 +5,6 @@ use crate::harness::{Launch, Stage, eventually};
 use crate::terminal::with_terminal;
 use crate::tracer::{Trace, Victim, trace};
 
-/// The whole sweep: each stop instead of each [`STRIDE`]th.
-const WHOLE: &str = "CONMON_TEST_WHOLE_SWEEP";
-const STRIDE: usize = 5;
-
 const CONTAINER: &str = "exec sleep 4321";
 
 fn sweep(victim: Victim, launch: impl Fn(&Stage) -> Launch<'_>) {
@@ -17,10 +13,7 @@ fn sweep(victim: Victim, launch: impl Fn(&Stage) -> Launch<'_>) {
     assert!(stops > 20, "{stops} stops are no start");
     drop(whole_life);
     drop(stage);
-    let stride = if std::env::var_os(WHOLE).is_some() { 1 } else { STRIDE };
-    // Always those around the message, which are the last.
-    let chosen = (1..=stops).filter(|stop| stop % stride == 0 || stop + 8 > stops);
-    for stop in chosen {
+    for stop in 1..=stops {
         let stage = Stage::new();
         let (monitor, _) = trace(&stage, launch(&stage), victim, Some(stop));
         let mut messages = Vec::new();
@@ -85,7 +78,7 @@ fn an_original_killed_anywhere_leaves_a_daemon_or_nothing() {
     let (life, Trace { stops, .. }) = trace(&stage, daemon(&stage), Victim::Original, None);
     drop(life);
     drop(stage);
-    for stop in (1..=stops).filter(|stop| stop % STRIDE == 0 || stop + 8 > stops) {
+    for stop in 1..=stops {
         let stage = Stage::new();
         let (monitor, _) = trace(&stage, daemon(&stage), Victim::Original, Some(stop));
         let told = monitor.sync_message();

@@ -522,4 +522,8 @@ impl PodNetworks for FakeNode {
     async fn disconnect(&self, id: &SandboxId, _: Option<&Path>) -> DriverResult<()> {
         self.release(format!("address {}", id.short()))
     }
+
+    async fn keep_only(&self, _: std::collections::BTreeSet<String>) -> DriverResult<()> {
+        Ok(())
+    }
 }

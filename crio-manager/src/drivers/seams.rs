@@ -10,6 +10,7 @@ use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFi
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -447,6 +448,9 @@ pub trait PodNetworks: Send + Sync {
 
     /// Disconnects it, also when its namespace is gone already.
     async fn disconnect(&self, id: &SandboxId, netns: Option<&Path>) -> DriverResult<()>;
+
+    /// Takes off the network whatever is on it and has none of these ids, in the background. Before the first `connect`.
+    async fn keep_only(&self, pods: BTreeSet<String>) -> DriverResult<()>;
 }
 
 /// Images and root file systems.

@@ -27,6 +27,17 @@ pub enum HalfMade {
     LostContainer(ContainerId),
 }
 
+impl HalfMade {
+    /// The pod that it is.
+    pub fn sandbox(&self) -> Option<&SandboxId> {
+        match self {
+            HalfMade::Sandbox(record) => Some(&record.plan.id),
+            HalfMade::LostSandbox(id) => Some(id),
+            HalfMade::Container(_) | HalfMade::LostContainer(_) => None,
+        }
+    }
+}
+
 impl Lifecycle {
     /// Removes it in a task of its own, with pauses between the tries. Its name is free meanwhile.
     pub(super) fn reap(&self, what: HalfMade) {

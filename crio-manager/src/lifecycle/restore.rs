@@ -69,6 +69,17 @@ impl Lifecycle {
             half_made: half_made.len(),
         };
         info!(?restored, "restored");
+        let unfinished = half_made.iter().filter_map(HalfMade::sandbox);
+        let pods = sandboxes.iter().map(|cell| &cell.plan.id).chain(unfinished);
+        // Nobody is kept waiting for pods by what earlier ones have left.
+        if let Err(error) = self
+            .drivers()
+            .network
+            .keep_only(pods.map(ToString::to_string).collect())
+            .await
+        {
+            warn!(%error, "cannot tell which pods are on the network");
+        }
         for what in half_made {
             self.reap(what);
         }
@@ -183,6 +194,7 @@ impl Lifecycle {
             privileged: false,
             selinux: SelinuxOptions::default(),
             seccomp: None,
+            bandwidth: None,
             runtime_handler: String::new(),
             created_at: of.plan.created_at,
         };

@@ -56,6 +56,7 @@ pub(super) fn sandbox_plan(number: u8) -> SandboxPlan {
         privileged: false,
         selinux: SelinuxOptions::default(),
         seccomp: None,
+        bandwidth: None,
         runtime_handler: String::new(),
         created_at: Timestamp::from_nanos(1),
     }

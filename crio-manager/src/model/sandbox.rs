@@ -39,6 +39,9 @@ pub struct SandboxPlan {
     /// System call filter of the pod's own process, where it has one; `None` takes the daemon's own.
     #[serde(default)]
     pub seccomp: Option<Profile>,
+    /// Limits of its traffic.
+    #[serde(default)]
+    pub bandwidth: Option<Bandwidth>,
     /// Runtime handler; empty takes the default.
     pub runtime_handler: String,
     /// When it was asked for.
@@ -61,6 +64,15 @@ pub struct Dns {
     pub searches: Vec<String>,
     /// `options` words.
     pub options: Vec<String>,
+}
+
+/// Limits of a pod's traffic, in bits per second; `None` is unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// Into the pod.
+    pub ingress: Option<u64>,
+    /// Out of it.
+    pub egress: Option<u64>,
 }
 
 /// A port of the node that leads into the pod.

@@ -99,7 +99,7 @@ impl NetworkStatus {
 #[derive(Debug, Default)]
 pub struct Collected {
     pub released: Vec<String>,
-    /// Still held; the next `gc` tries again.
+    /// Still held; the next start tries again.
     pub failed: Vec<(String, Error)>,
 }
 
@@ -108,7 +108,7 @@ pub struct Network {
     plugins: Plugins,
     records: Records,
     watched: Watched,
-    /// Held shared by each setup, and alone by `gc` while the list of what exists must not grow.
+    /// Held shared by each setup, and alone while the list of what exists must not grow.
     setups: RwLock<()>,
     /// A pod set up by this process may be in nobody's list of valid ids yet.
     any_setup: AtomicBool,
@@ -276,20 +276,25 @@ impl Network {
         }))
     }
 
-    /// Releases everything that belongs to no pod of `valid`, then tells networks with GC (1.1) what remains.
+    /// What is on the network and belongs to no pod of `valid`.
     ///
     /// For the start of the node, before the first setup: later it is an error, because a pod being set up is in
-    /// nobody's list yet. `deadline_each` bounds one pod's release, not the whole.
-    pub async fn gc(&self, valid: &BTreeSet<String>, deadline_each: Duration) -> Result<Collected> {
-        let known = {
-            let _alone = self.setups.write().await;
-            if self.any_setup.load(Ordering::Acquire) {
-                return Err(Error::TooLateToCollect);
-            }
-            self.records.list().await?
-        };
+    /// nobody's list yet.
+    pub async fn orphans(&self, valid: &BTreeSet<String>) -> Result<Vec<String>> {
+        let _alone = self.setups.write().await;
+        if self.any_setup.load(Ordering::Acquire) {
+            return Err(Error::TooLateToCollect);
+        }
+        let known = self.records.list().await?;
+        Ok(known.into_iter().filter(|id| !valid.contains(id)).collect())
+    }
+
+    /// Releases them, then tells networks with GC (1.1) what remains. Pods may be set up meanwhile.
+    ///
+    /// `deadline_each` bounds one pod's release, not the whole.
+    pub async fn gc(&self, orphans: Vec<String>, deadline_each: Duration) -> Result<Collected> {
         let mut collected = Collected::default();
-        for id in known.into_iter().filter(|id| !valid.contains(id)) {
+        for id in orphans {
             match self.teardown(&id, None, Instant::now() + deadline_each).await {
                 Ok(()) => collected.released.push(id),
                 Err(error) => collected.failed.push((id, error)),

@@ -1,13 +1,15 @@
 //! CNI as the lifecycle sees it.
 
-use super::pod::{Dns, PodNetwork, PortMapping, Protocol};
-use super::{Error, Network, NetworkStatus};
+use super::pod::{Bandwidth, Dns, PodNetwork, PortMapping, Protocol};
+use super::{Error, Network, NetworkStatus, with_causes};
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, PodNetworks};
 use crate::model::sandbox::PortProtocol;
 use crate::model::{SandboxId, SandboxPlan};
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -29,14 +31,17 @@ impl From<Error> for DriverError {
 
 /// CNI with the time that one connect or disconnect may take.
 pub struct Cni {
-    network: Network,
+    network: Arc<Network>,
     limit: Duration,
 }
 
 impl Cni {
     /// Bounds every chain of plugins by `limit`.
     pub fn new(network: Network, limit: Duration) -> Self {
-        Self { network, limit }
+        Self {
+            network: Arc::new(network),
+            limit,
+        }
     }
 }
 
@@ -70,7 +75,10 @@ impl PodNetworks for Cni {
                     },
                 })
                 .collect(),
-            bandwidth: None,
+            bandwidth: plan.bandwidth.map(|limits| Bandwidth {
+                ingress_bits_per_second: limits.ingress,
+                egress_bits_per_second: limits.egress,
+            }),
             dns: plan.dns.as_ref().map(|dns| Dns {
                 servers: dns.servers.clone(),
                 searches: dns.searches.clone(),
@@ -87,5 +95,25 @@ impl PodNetworks for Cni {
             .network
             .teardown(id.as_str(), netns, Instant::now() + self.limit)
             .await?)
+    }
+
+    async fn keep_only(&self, pods: BTreeSet<String>) -> DriverResult<()> {
+        let orphans = self.network.orphans(&pods).await?;
+        let (network, limit) = (self.network.clone(), self.limit);
+        // What is left undone is found again by the next start.
+        tokio::spawn(async move {
+            match network.gc(orphans, limit).await {
+                Ok(collected) => {
+                    for id in collected.released {
+                        tracing::info!(sandbox_id = %id, "no such pod any more, taken off the network");
+                    }
+                    for (id, error) in collected.failed {
+                        tracing::warn!(sandbox_id = %id, error = %with_causes(&error), "no such pod any more, still on the network");
+                    }
+                }
+                Err(error) => tracing::warn!(error = %with_causes(&error), "cannot tell what is on the network"),
+            }
+        });
+        Ok(())
     }
 }

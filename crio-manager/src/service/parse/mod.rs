@@ -1,5 +1,6 @@
 //! Request → plan: every string from outside is looked at here, once. What is refused here is INVALID_ARGUMENT.
 
+mod bandwidth;
 mod container;
 mod device;
 mod exec;

@@ -1,5 +1,6 @@
 //! RunPodSandbox.
 
+use super::bandwidth::bandwidth;
 use super::name::pod_metadata;
 use super::namespaces::namespaces;
 use super::path::absolute;
@@ -58,6 +59,7 @@ pub fn run_pod_sandbox(
         },
         dns: config.dns_config.map(dns).transpose()?,
         port_mappings: port_mappings(config.port_mappings)?,
+        bandwidth: bandwidth(&config.annotations)?,
         labels: pairs(config.labels),
         annotations: pairs(config.annotations),
         cgroup_parent: no_nul("linux.cgroup_parent", linux.cgroup_parent)?,
