@@ -15,13 +15,19 @@ pub enum Invocation {
     PrintConfig(Sources),
     PrintDefaultConfig,
     LoadImage { sources: Sources, file: PathBuf },
+<<<<<<< HEAD
     Check { sources: Sources, as_json: bool },
     Version(VersionFormat),
+=======
+    Status { sources: Sources, format: Format },
+    Version(Format),
+>>>>>>> main
     Completion(Shell),
 }
 
+/// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VersionFormat {
+pub enum Format {
     Text,
     Json,
 }
@@ -49,12 +55,20 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
     match matches.subcommand() {
         Some(("config", asked)) if asked.get_flag("default") => Invocation::PrintDefaultConfig,
         Some(("config", _)) => Invocation::PrintConfig(sources),
+<<<<<<< HEAD
         Some(("check", asked)) => Invocation::Check {
             sources,
             as_json: asked.get_flag("json"),
         },
         Some(("version", asked)) if asked.get_flag("json") => Invocation::Version(VersionFormat::Json),
         Some(("version", _)) => Invocation::Version(VersionFormat::Text),
+=======
+        Some(("status", asked)) => Invocation::Status {
+            sources,
+            format: format(asked),
+        },
+        Some(("version", asked)) => Invocation::Version(format(asked)),
+>>>>>>> main
         Some(("image", image)) => match image.subcommand().and_then(|(_, load)| load.get_one::<PathBuf>("FILE")) {
             Some(file) => Invocation::LoadImage {
                 sources,
@@ -67,6 +81,14 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
             None => Invocation::Serve(sources),
         },
         _ => Invocation::Serve(sources),
+    }
+}
+
+fn format(asked: &ArgMatches) -> Format {
+    if asked.get_flag("json") {
+        Format::Json
+    } else {
+        Format::Text
     }
 }
 
@@ -115,6 +137,7 @@ fn command() -> Command {
                 ),
         )
         .subcommand(
+<<<<<<< HEAD
             Command::new("check")
                 .about("Tell whether this machine can be a node, and what to do where it cannot; exit status 1 if it cannot")
                 .arg(
@@ -133,7 +156,15 @@ fn command() -> Command {
                     .action(ArgAction::SetTrue)
                     .help("As JSON"),
             ),
+=======
+            Command::new("status")
+                .about(
+                    "Print what the daemon has and does: pods, containers, images, what is under way and for how long",
+                )
+                .arg(json_arg()),
+>>>>>>> main
         )
+        .subcommand(Command::new("version").about("Print the version").arg(json_arg()))
         .subcommand(
             Command::new("completion")
                 .about("Print what a shell reads to complete commands and flags")
@@ -159,6 +190,14 @@ fn command() -> Command {
         command = command.arg(arg);
     }
     command
+}
+
+fn json_arg() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .short('j')
+        .action(ArgAction::SetTrue)
+        .help("As JSON")
 }
 
 fn path_arg(name: &'static str, help: &'static str) -> Arg {
@@ -210,6 +249,16 @@ mod tests {
         assert_eq!(sources.flags.get("read-only").map(String::as_str), Some("true"));
         assert_eq!(sources.flags.get("no-pivot").map(String::as_str), Some("false"));
         assert_eq!(sources.flags.get("pids-limit").map(String::as_str), Some("-1"));
+    }
+
+    #[test]
+    fn a_status_is_for_people_unless_json_is_asked_for() {
+        for (arguments, expected) in [(&["status"][..], Format::Text), (&["status", "--json"], Format::Json)] {
+            let Invocation::Status { format, .. } = parse(arguments) else {
+                panic!("not the status command")
+            };
+            assert_eq!(format, expected);
+        }
     }
 
     #[test]
