@@ -1,5 +1,6 @@
 //! The pod network: addresses, reachability, host ports, and plugins that misbehave.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use cri::v1::{PortMapping, Protocol};
@@ -21,6 +22,7 @@ run_on!(runc:
     a_network_that_appears_later_needs_no_restart,
     addresses_of_both_families_are_told_and_known_after_a_restart,
     a_host_port_of_one_address_answers_there_alone,
+    a_host_port_of_udp_leads_to_the_pod_that_has_it_now,
     the_traffic_of_a_pod_is_limited_as_its_annotations_say,
     the_address_of_a_pod_that_nobody_knows_any_more_is_free_after_a_restart,
 );
@@ -244,6 +246,59 @@ async fn a_host_port_of_one_address_answers_there_alone(node: &mut Node) -> anyh
     pod.sh("c", SERVER).await?;
     assert_eq!(node.heard("127.0.0.1:9090").await?, "hello\n");
     assert!(node.namespaces.connect(format!("{GATEWAY}:9090").parse()?).is_err());
+    Ok(())
+}
+
+/// Asks again and again from one port of its own, as resolvers do: the kernel remembers where that led.
+const ASK: &str = "
+import socket, sys, time
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.bind(('127.0.0.1', 40053))
+own.settimeout(0.2)
+for _ in range(100):
+    try:
+        own.sendto(b'who', ('127.0.0.1', 9053))
+        if own.recv(100).decode() == sys.argv[1]:
+            sys.exit(0)
+    except OSError:
+        time.sleep(0.05)
+sys.exit('nobody answers so')
+";
+
+/// Answers whoever asks, until its standard input ends.
+const ANSWER: &str = "
+import os, socket, sys, threading
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.bind(('0.0.0.0', 8053))
+threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()
+while True:
+    own.sendto(sys.argv[1].encode(), own.recvfrom(100)[1])
+";
+
+async fn a_host_port_of_udp_leads_to_the_pod_that_has_it_now(node: &mut Node) -> anyhow::Result<()> {
+    for name in ["first", "second"] {
+        let mut config = node.pod(name);
+        config.port_mappings = vec![PortMapping {
+            protocol: Protocol::Udp.into(),
+            container_port: 8053,
+            host_port: 9053,
+            host_ip: String::new(),
+        }];
+        let pod = node.running("", config).await?;
+        let network = node.path("ns/netns").join(&pod.id);
+        let mut server = node
+            .namespaces
+            .command("nsenter")
+            .arg(format!("--net={}", network.display()))
+            .args(["python3", "-c", ANSWER, name])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let asked = node.namespaces.run("python3", &["-c", ASK, name]);
+        drop(server.stdin.take());
+        server.wait()?;
+        asked?;
+        pod.remove().await?;
+    }
     Ok(())
 }
 
