@@ -15,13 +15,9 @@ pub enum Invocation {
     PrintConfig(Sources),
     PrintDefaultConfig,
     LoadImage { sources: Sources, file: PathBuf },
-<<<<<<< HEAD
-    Check { sources: Sources, as_json: bool },
-    Version(VersionFormat),
-=======
+    Check { sources: Sources, format: Format },
     Status { sources: Sources, format: Format },
     Version(Format),
->>>>>>> main
     Completion(Shell),
 }
 
@@ -55,20 +51,15 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
     match matches.subcommand() {
         Some(("config", asked)) if asked.get_flag("default") => Invocation::PrintDefaultConfig,
         Some(("config", _)) => Invocation::PrintConfig(sources),
-<<<<<<< HEAD
         Some(("check", asked)) => Invocation::Check {
             sources,
-            as_json: asked.get_flag("json"),
+            format: format(asked),
         },
-        Some(("version", asked)) if asked.get_flag("json") => Invocation::Version(VersionFormat::Json),
-        Some(("version", _)) => Invocation::Version(VersionFormat::Text),
-=======
         Some(("status", asked)) => Invocation::Status {
             sources,
             format: format(asked),
         },
         Some(("version", asked)) => Invocation::Version(format(asked)),
->>>>>>> main
         Some(("image", image)) => match image.subcommand().and_then(|(_, load)| load.get_one::<PathBuf>("FILE")) {
             Some(file) => Invocation::LoadImage {
                 sources,
@@ -137,32 +128,16 @@ fn command() -> Command {
                 ),
         )
         .subcommand(
-<<<<<<< HEAD
             Command::new("check")
                 .about("Tell whether this machine can be a node, and what to do where it cannot; exit status 1 if it cannot")
-                .arg(
-                    Arg::new("json")
-                        .long("json")
-                        .short('j')
-                        .action(ArgAction::SetTrue)
-                        .help("As JSON"),
-                ),
+                .arg(json_arg()),
         )
         .subcommand(
-            Command::new("version").about("Print the version").arg(
-                Arg::new("json")
-                    .long("json")
-                    .short('j')
-                    .action(ArgAction::SetTrue)
-                    .help("As JSON"),
-            ),
-=======
             Command::new("status")
                 .about(
                     "Print what the daemon has and does: pods, containers, images, what is under way and for how long",
                 )
                 .arg(json_arg()),
->>>>>>> main
         )
         .subcommand(Command::new("version").about("Print the version").arg(json_arg()))
         .subcommand(

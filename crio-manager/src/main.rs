@@ -4,12 +4,8 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-<<<<<<< HEAD
 use crio_manager::check;
-use crio_manager::cli::{self, Invocation, VersionFormat};
-=======
 use crio_manager::cli::{self, Format, Invocation};
->>>>>>> main
 use crio_manager::config::{self, Config, Sources};
 use crio_manager::logging::{self, LogFilter};
 use crio_manager::node;
@@ -30,44 +26,29 @@ fn main() -> ExitCode {
 /// `false`: it has been said already what is wrong.
 fn run(invocation: Invocation) -> anyhow::Result<bool> {
     match invocation {
-        Invocation::Check { sources, as_json } => return check(&sources, as_json),
+        Invocation::Check { sources, format } => return check(&sources, format),
         Invocation::Serve(sources) => {
             let (config, log) = load_and_log(&sources)?;
             node::serve(config, Reload { sources, log })?;
         }
-<<<<<<< HEAD
-        Invocation::PrintConfig(sources) => {
-            let (config, warnings) = config::load(&sources)?;
-            warnings.iter().for_each(|warning| eprintln!("crio-manager: {warning}"));
-            print(&config::effective(&config))?;
-        }
+        Invocation::PrintConfig(sources) => print(&config::effective(&load_and_warn(&sources)?))?,
         Invocation::PrintDefaultConfig => print(&config::commented_defaults())?,
-=======
-        Invocation::PrintConfig(sources) => print(&config::effective(&load_and_warn(&sources)?)),
-        Invocation::PrintDefaultConfig => print(&config::commented_defaults()),
->>>>>>> main
         Invocation::LoadImage { sources, file } => {
             for (id, tags) in node::load_images(&load_and_log(&sources)?.0, &file)? {
                 print(&format!("{}\n", [&[id], tags.as_slice()].concat().join(" ")))?;
             }
         }
-<<<<<<< HEAD
-        Invocation::Completion(shell) => print(&String::from_utf8_lossy(&cli::completion(shell)))?,
-        Invocation::Version(VersionFormat::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION")))?,
-        Invocation::Version(VersionFormat::Json) => {
-=======
         Invocation::Status { sources, format } => {
             let socket = load_and_warn(&sources)?.api.listen;
             let answer = status::ask(&socket)?;
             match format {
-                Format::Text => print(&status::text(&socket, &answer)),
-                Format::Json => print(&format!("{}\n", status::json(&answer))),
+                Format::Text => print(&status::text(&socket, &answer))?,
+                Format::Json => print(&format!("{}\n", status::json(&answer)))?,
             }
         }
-        Invocation::Completion(shell) => print(&String::from_utf8_lossy(&cli::completion(shell))),
-        Invocation::Version(Format::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION"))),
+        Invocation::Completion(shell) => print(&String::from_utf8_lossy(&cli::completion(shell)))?,
+        Invocation::Version(Format::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION")))?,
         Invocation::Version(Format::Json) => {
->>>>>>> main
             let version = serde_json::json!({ "name": "crio-manager", "version": env!("CARGO_PKG_VERSION") });
             print(&format!("{version}\n"))?;
         }
@@ -75,17 +56,15 @@ fn run(invocation: Invocation) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn check(sources: &Sources, as_json: bool) -> anyhow::Result<bool> {
-    let (config, warnings) = config::load(sources)?;
-    warnings.iter().for_each(|warning| eprintln!("crio-manager: {warning}"));
+fn check(sources: &Sources, format: Format) -> anyhow::Result<bool> {
+    let config = load_and_warn(sources)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let findings = runtime
         .context("start the async runtime")?
         .block_on(check::look(&config));
-    if as_json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?;
-    } else {
-        print(&check::table(&findings))?;
+    match format {
+        Format::Text => print(&check::table(&findings))?,
+        Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?,
     }
     Ok(check::is_fit(&findings))
 }

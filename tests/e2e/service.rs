@@ -199,6 +199,8 @@ async fn a_check_tells_whether_the_machine_is_fit_and_what_to_do(node: &mut Node
         assert!(error.contains(line), "{line} in {error}");
     }
     Ok(())
+}
+
 async fn a_status_counts_what_there_is_and_shows_what_takes_long(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("counted").await?;
     let deaf = node.deaf(&pod, "deaf").await?;
