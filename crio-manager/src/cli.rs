@@ -15,12 +15,14 @@ pub enum Invocation {
     PrintConfig(Sources),
     PrintDefaultConfig,
     LoadImage { sources: Sources, file: PathBuf },
-    Version(VersionFormat),
+    Status { sources: Sources, format: Format },
+    Version(Format),
     Completion(Shell),
 }
 
+/// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum VersionFormat {
+pub enum Format {
     Text,
     Json,
 }
@@ -48,8 +50,11 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
     match matches.subcommand() {
         Some(("config", asked)) if asked.get_flag("default") => Invocation::PrintDefaultConfig,
         Some(("config", _)) => Invocation::PrintConfig(sources),
-        Some(("version", asked)) if asked.get_flag("json") => Invocation::Version(VersionFormat::Json),
-        Some(("version", _)) => Invocation::Version(VersionFormat::Text),
+        Some(("status", asked)) => Invocation::Status {
+            sources,
+            format: format(asked),
+        },
+        Some(("version", asked)) => Invocation::Version(format(asked)),
         Some(("image", image)) => match image.subcommand().and_then(|(_, load)| load.get_one::<PathBuf>("FILE")) {
             Some(file) => Invocation::LoadImage {
                 sources,
@@ -62,6 +67,14 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
             None => Invocation::Serve(sources),
         },
         _ => Invocation::Serve(sources),
+    }
+}
+
+fn format(asked: &ArgMatches) -> Format {
+    if asked.get_flag("json") {
+        Format::Json
+    } else {
+        Format::Text
     }
 }
 
@@ -110,14 +123,13 @@ fn command() -> Command {
                 ),
         )
         .subcommand(
-            Command::new("version").about("Print the version").arg(
-                Arg::new("json")
-                    .long("json")
-                    .short('j')
-                    .action(ArgAction::SetTrue)
-                    .help("As JSON"),
-            ),
+            Command::new("status")
+                .about(
+                    "Print what the daemon has and does: pods, containers, images, what is under way and for how long",
+                )
+                .arg(json_arg()),
         )
+        .subcommand(Command::new("version").about("Print the version").arg(json_arg()))
         .subcommand(
             Command::new("completion")
                 .about("Print what a shell reads to complete commands and flags")
@@ -143,6 +155,14 @@ fn command() -> Command {
         command = command.arg(arg);
     }
     command
+}
+
+fn json_arg() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .short('j')
+        .action(ArgAction::SetTrue)
+        .help("As JSON")
 }
 
 fn path_arg(name: &'static str, help: &'static str) -> Arg {
@@ -194,6 +214,16 @@ mod tests {
         assert_eq!(sources.flags.get("read-only").map(String::as_str), Some("true"));
         assert_eq!(sources.flags.get("no-pivot").map(String::as_str), Some("false"));
         assert_eq!(sources.flags.get("pids-limit").map(String::as_str), Some("-1"));
+    }
+
+    #[test]
+    fn a_status_is_for_people_unless_json_is_asked_for() {
+        for (arguments, expected) in [(&["status"][..], Format::Text), (&["status", "--json"], Format::Json)] {
+            let Invocation::Status { format, .. } = parse(arguments) else {
+                panic!("not the status command")
+            };
+            assert_eq!(format, expected);
+        }
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use crio_manager::cli::{self, Invocation, VersionFormat};
+use crio_manager::cli::{self, Format, Invocation};
 use crio_manager::config::{self, Config, Sources};
 use crio_manager::logging::{self, LogFilter};
 use crio_manager::node;
 use crio_manager::reload::Reload;
+use crio_manager::status;
 
 fn main() -> ExitCode {
     match run(cli::from_process()) {
@@ -26,11 +27,7 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
             let (config, log) = load_and_log(&sources)?;
             node::serve(config, Reload { sources, log })
         }
-        Invocation::PrintConfig(sources) => {
-            let (config, warnings) = config::load(&sources)?;
-            warnings.iter().for_each(|warning| eprintln!("crio-manager: {warning}"));
-            print(&config::effective(&config))
-        }
+        Invocation::PrintConfig(sources) => print(&config::effective(&load_and_warn(&sources)?)),
         Invocation::PrintDefaultConfig => print(&config::commented_defaults()),
         Invocation::LoadImage { sources, file } => {
             for (id, tags) in node::load_images(&load_and_log(&sources)?.0, &file)? {
@@ -38,9 +35,17 @@ fn run(invocation: Invocation) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Invocation::Status { sources, format } => {
+            let socket = load_and_warn(&sources)?.api.listen;
+            let answer = status::ask(&socket)?;
+            match format {
+                Format::Text => print(&status::text(&socket, &answer)),
+                Format::Json => print(&format!("{}\n", status::json(&answer))),
+            }
+        }
         Invocation::Completion(shell) => print(&String::from_utf8_lossy(&cli::completion(shell))),
-        Invocation::Version(VersionFormat::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION"))),
-        Invocation::Version(VersionFormat::Json) => {
+        Invocation::Version(Format::Text) => print(&format!("crio-manager {}\n", env!("CARGO_PKG_VERSION"))),
+        Invocation::Version(Format::Json) => {
             let version = serde_json::json!({ "name": "crio-manager", "version": env!("CARGO_PKG_VERSION") });
             print(&format!("{version}\n"))
         }
@@ -53,6 +58,13 @@ fn load_and_log(sources: &Sources) -> anyhow::Result<(Config, LogFilter)> {
     let log = logging::start(&config)?;
     config::log_warnings(warnings);
     Ok((config, log))
+}
+
+/// The configuration, checked, with its warnings on standard error.
+fn load_and_warn(sources: &Sources) -> anyhow::Result<Config> {
+    let (config, warnings) = config::load(sources)?;
+    warnings.iter().for_each(|warning| eprintln!("crio-manager: {warning}"));
+    Ok(config)
 }
 
 /// `println!` would panic when the reader of a pipe has left.

@@ -11,6 +11,7 @@ run_on!(runc:
     a_reload_changes_what_is_live_and_names_what_is_not,
     a_reload_with_an_error_leaves_everything_as_it_was,
     the_log_can_be_json_with_a_span_for_each_call,
+    a_status_counts_what_there_is_and_shows_what_takes_long,
 );
 
 const WATCHDOG: Duration = Duration::from_secs(3);
@@ -161,4 +162,49 @@ async fn the_log_can_be_json_with_a_span_for_each_call(node: &mut Node) -> anyho
     let answered = calls.iter().find(|line| line["message"] == "answered");
     assert!(answered.is_some_and(|line| line["elapsed_ms"].is_u64()), "{calls:#?}");
     Ok(())
+}
+
+async fn a_status_counts_what_there_is_and_shows_what_takes_long(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("counted").await?;
+    let deaf = node.deaf(&pod, "deaf").await?;
+    pod.create(&sh("made", &pod.image, "true")).await?;
+    pod.ran_sh("over", "true").await?;
+    let status = |node: &Node| {
+        anyhow::Ok(serde_json::from_str::<serde_json::Value>(
+            &node.manager(&["status", "--json"])?,
+        )?)
+    };
+    let found = status(node)?;
+    assert_eq!(found["pods"], serde_json::json!({ "ready": 1, "notReady": 0 }));
+    assert_eq!(
+        found["containers"],
+        serde_json::json!({ "running": 1, "created": 1, "exited": 1 })
+    );
+    assert_eq!(found["images"]["count"], 1);
+    assert!(
+        found["images"]["bytes"].as_u64().is_some_and(|bytes| bytes > 500_000),
+        "{found}"
+    );
+    assert_eq!(found["underWay"], serde_json::json!([]));
+
+    // A stop with a long grace of a container that ignores it.
+    let client = node.client.clone();
+    let stopped = deaf.clone();
+    let stop = tokio::spawn(async move { client.stop(&stopped, 600).await });
+    eventually("the stop is shown", || {
+        Ok(status(node)?["underWay"][0]["what"]
+            .as_str()
+            .is_some_and(|what| what.contains("stop")))
+    })
+    .await?;
+    let shown = node.manager(&["status"])?;
+    assert!(shown.contains("containers  1 running, 1 created, 1 exited"), "{shown}");
+    assert!(shown.contains("under way   stop"), "{shown}");
+    node.client.stop(&deaf, 0).await?;
+    stop.await??;
+
+    node.stop().await?;
+    let error = node.manager(&["status"]).unwrap_err().to_string();
+    assert!(error.contains("no daemon listens on"), "{error}");
+    node.restart().await
 }
