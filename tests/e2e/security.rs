@@ -9,6 +9,7 @@ use tonic::Code;
 run_on!(runc, crun:
     the_pods_own_process_has_the_pods_seccomp_profile,
     profiles_may_be_asked_for_in_the_older_fields,
+    what_is_mounted_beneath_is_read_only_too_where_the_runtime_can,
 );
 run_on!(runc:
     a_container_shares_with_the_node_no_more_than_its_pod,
@@ -183,4 +184,55 @@ async fn values_that_are_none_are_refused(node: &mut Node) -> anyhow::Result<()>
         assert_eq!(refused(created), Code::InvalidArgument);
     }
     Ok(())
+}
+
+async fn what_is_mounted_beneath_is_read_only_too_where_the_runtime_can(node: &mut Node) -> anyhow::Result<()> {
+    let handlers = node.client.node_status().await?.runtime_handlers;
+    let can = |name: &str| {
+        let found = handlers.iter().find(|handler| handler.name == name);
+        found
+            .and_then(|handler| handler.features)
+            .is_some_and(|features| features.recursive_read_only_mounts)
+    };
+    let runtime = node.runtime.name();
+    assert_eq!(can(""), can(runtime), "the empty name is the default handler's");
+    assert!(can("") || runtime != "runc", "runc has it since 1.1, Linux since 5.12");
+
+    let pod = node.running_host_pod("beneath").await?;
+    let before = node.snapshot();
+    let volume = node.path("volume");
+    let beneath = volume.join("beneath");
+    std::fs::create_dir_all(&beneath)?;
+    let beneath = beneath.display().to_string();
+    node.namespaces.run("mount", &["-t", "tmpfs", "none", &beneath])?;
+    for recursive_read_only in [false, true] {
+        let mut config = sh(
+            if recursive_read_only { "recursive" } else { "plain" },
+            &pod.image,
+            "touch /in/beneath/x",
+        );
+        config.mounts = vec![Mount {
+            container_path: "/in".to_owned(),
+            host_path: volume.display().to_string(),
+            readonly: true,
+            recursive_read_only,
+            ..Default::default()
+        }];
+        if recursive_read_only && !can("") {
+            let error = node.client.create(&pod.id, &config, &pod.config).await.unwrap_err();
+            assert_eq!(error.code(), Code::FailedPrecondition);
+            assert!(error.message().starts_with("RROUnsupported"), "{error}");
+            continue;
+        }
+        let status = pod.ran(&config).await?;
+        assert_eq!(status.mounts[0].recursive_read_only, recursive_read_only);
+        assert_eq!(status.exit_code != 0, recursive_read_only);
+        if recursive_read_only {
+            let said = node.said("beneath", "recursive", "stderr")?;
+            assert!(said.contains("Read-only file system"), "{said}");
+        }
+        node.client.remove(&status.id).await?;
+    }
+    node.namespaces.run("umount", &[&beneath])?;
+    node.nothing_more_than(&before).await
 }

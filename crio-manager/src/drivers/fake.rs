@@ -380,6 +380,9 @@ impl OciRuntime for FakeNode {
             name: "runc".to_owned(),
             is_default: true,
             version: Ok("fake".to_owned()),
+            features: Features {
+                recursive_read_only: true,
+            },
         }]
     }
 }

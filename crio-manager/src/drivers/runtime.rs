@@ -1,7 +1,7 @@
 //! The OCI runtime's command line: runc, crun and whoever speaks it. Create and exec are the monitor's.
 
 use super::process;
-use super::seams::{DriverError, DriverResult, ErrorKind, HandlerHealth, OciRuntime};
+use super::seams::{DriverError, DriverResult, ErrorKind, Features, HandlerHealth, OciRuntime};
 use crate::model::record::Handler;
 use crate::model::{ContainerId, ProcessId, Timestamp};
 use async_trait::async_trait;
@@ -45,7 +45,7 @@ impl CommandLine {
         }
     }
 
-    /// Asks every runtime for its version and remembers the answer for `health`.
+    /// Asks every runtime for its version and its features, and remembers the answer for `health`.
     pub async fn probe(&self) {
         let mut health = Vec::new();
         for (name, handler) in &self.handlers {
@@ -53,10 +53,12 @@ impl CommandLine {
                 .await
                 .map(|output| output.lines().next().unwrap_or_default().to_owned())
                 .map_err(|error| error.to_string());
+            let features = run(handler, &["features"], PROBE_LIMIT).await;
             health.push(HandlerHealth {
                 name: name.clone(),
                 is_default: *name == self.default,
                 version,
+                features: features.map_or_else(|_| Features::default(), |output| features_of(&output)),
             });
         }
         *self.health.write().unwrap_or_else(PoisonError::into_inner) = health;
@@ -143,6 +145,22 @@ impl OciRuntime for CommandLine {
 
     fn health(&self) -> Vec<HandlerHealth> {
         self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The answer to `features`; what is no such answer tells of none.
+///
+/// Source: the OCI runtime specification, features.md.
+fn features_of(output: &str) -> Features {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
+        #[serde(default)]
+        mount_options: Vec<String>,
+    }
+    let answer: Answer = serde_json::from_str(output).unwrap_or_default();
+    Features {
+        recursive_read_only: answer.mount_options.iter().any(|option| option == "rro"),
     }
 }
 
@@ -317,6 +335,21 @@ mod tests {
         );
         let error = run(&handler, &["start"], Duration::from_secs(60)).await.unwrap_err();
         assert!(error.message.len() < 2 * OUTPUT_BYTES as usize);
+    }
+
+    #[test]
+    fn a_runtime_that_cannot_say_what_it_can_do_can_do_nothing_more() {
+        let said = r#"{ "ociVersionMin": "1.0.0", "mountOptions": ["ro", "rro"], "linux": {} }"#;
+        assert!(features_of(said).recursive_read_only);
+        for silent in [
+            "",
+            "unknown command features",
+            "[1]",
+            "{}",
+            r#"{ "mountOptions": ["ro"] }"#,
+        ] {
+            assert_eq!(features_of(silent), Features::default(), "{silent:?}");
+        }
     }
 
     #[tokio::test]

@@ -161,6 +161,15 @@ pub struct HandlerHealth {
     pub is_default: bool,
     /// Its version line, or why there is none.
     pub version: Result<String, String>,
+    /// What it says it can do.
+    pub features: Features,
+}
+
+/// What an OCI runtime can do. One that cannot say (runc before 1.1, crun 1.8) is taken to do none of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// It takes the mount option `rro`.
+    pub recursive_read_only: bool,
 }
 
 /// What to launch a monitor for.

@@ -13,6 +13,7 @@ use crate::drivers::seams::{
 };
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
 use crate::model::{ContainerId, ContainerPlan, ContainerState, ProcessId, SandboxState};
+use crate::spec::Support;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tracing::info;
@@ -22,7 +23,7 @@ const WHAT: &str = "create container";
 impl Lifecycle {
     /// Creates a container, or leaves nothing of it behind. A retry gets the one that is there or on its way.
     ///
-    /// Errors: `NoSuchSandbox`, `SandboxNotReady`; `Step` when the image is not there; `Create` when a step failed.
+    /// Errors: `NoSuchSandbox`, `SandboxNotReady`; `NoRecursiveReadOnly`; `Step` when the image is not there; `Create` when a step failed.
     pub async fn create_container(&self, sandbox: Arc<SandboxCell>, plan: ContainerPlan) -> Result<ContainerId, Error> {
         let (this, name) = (self.clone(), plan.name());
         let limit = sandbox.handler.create_timeout.saturating_add(PATIENCE);
@@ -39,6 +40,14 @@ impl Lifecycle {
             return Err(Error::SandboxNotReady(sandbox.plan.id.short().to_owned()));
         }
         let d = self.drivers();
+        if let Some(mount) = plan.mounts.iter().find(|mount| mount.recursive_read_only)
+            && self.recursive_read_only(&sandbox.handler.name) == Support::Absent
+        {
+            return Err(Error::NoRecursiveReadOnly {
+                path: mount.container_path.clone(),
+                handler: sandbox.handler.name.clone(),
+            });
+        }
         let image = d.image.resolve(&plan.image).step("resolve image").await?;
         let mut undo = Undo::default();
         let record = ContainerRecord {

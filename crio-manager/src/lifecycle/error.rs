@@ -37,6 +37,14 @@ pub enum Error {
         /// Without the file cache that can be dropped at once, in bytes.
         used: u64,
     },
+    /// A mount is to be read-only with all that is beneath it, and the runtime or the kernel cannot.
+    #[error("recursive read-only mount {path:?}: runtime handler {handler} cannot make it here")]
+    NoRecursiveReadOnly {
+        /// In the container.
+        path: String,
+        /// The pod's.
+        handler: String,
+    },
     /// The object's state refuses the verb.
     #[error(transparent)]
     WrongState(#[from] Refused),

@@ -2,6 +2,8 @@
 
 use super::Lifecycle;
 use crate::drivers::seams::{CgroupSummary, HandlerHealth};
+use crate::spec::Support;
+use crate::spec::seccomp::KernelVersion;
 use serde_json::json;
 
 /// Whether this node can do its work.
@@ -57,12 +59,28 @@ impl Health {
     }
 }
 
+/// Since when mounts can be made read-only with all that is beneath them: `mount_setattr`.
+const RECURSIVE_READ_ONLY_SINCE: KernelVersion = KernelVersion { major: 5, minor: 12 };
+
 impl Lifecycle {
+    /// Whether containers of this runtime can have mounts that are read-only with all that is beneath them.
+    pub(super) fn recursive_read_only(&self, handler: &str) -> Support {
+        let handlers = self.health().handlers;
+        match handlers.iter().find(|health| health.name == handler) {
+            Some(health) if health.features.recursive_read_only => Support::Present,
+            _ => Support::Absent,
+        }
+    }
+
     /// What the last probes found.
     pub fn health(&self) -> Health {
         let d = self.drivers();
+        let mut handlers = d.runtime.health();
+        for handler in &mut handlers {
+            handler.features.recursive_read_only &= self.defaults().node.kernel >= RECURSIVE_READ_ONLY_SINCE;
+        }
         Health {
-            handlers: d.runtime.health(),
+            handlers,
             store: d.store.writable(),
             network_ready: d.network.ready(),
             cgroups: d.cgroup.describe(),

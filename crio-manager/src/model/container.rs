@@ -73,6 +73,9 @@ pub struct MountPlan {
     pub host_path: PathBuf,
     /// Not writable.
     pub readonly: bool,
+    /// And neither is what is mounted beneath it.
+    #[serde(default)]
+    pub recursive_read_only: bool,
     /// Who sees mounts made beneath it.
     pub propagation: Propagation,
     /// Relabel for SELinux.

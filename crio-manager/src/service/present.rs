@@ -212,6 +212,7 @@ fn mount(mount: &MountPlan) -> v1::Mount {
         container_path: mount.container_path.clone(),
         host_path: mount.host_path.display().to_string(),
         readonly: mount.readonly,
+        recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
         propagation: match mount.propagation {
             Propagation::Private => v1::MountPropagation::PropagationPrivate.into(),

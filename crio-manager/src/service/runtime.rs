@@ -4,7 +4,7 @@ use super::parse::Filter;
 use super::portions::{Portions, portions};
 use super::status::status;
 use super::{events, metrics, parse, present, usage};
-use crate::drivers::seams::{CgroupManager, ExecOutcome, ExecOutput};
+use crate::drivers::seams::{CgroupManager, ExecOutcome, ExecOutput, Features};
 use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
 use crate::streaming::{Asked, Command, Urls};
@@ -136,9 +136,18 @@ impl RuntimeService for Runtime {
             },
             message: state.err().unwrap_or_default(),
         };
-        let mut runtime_handlers: Vec<_> = health.handlers.iter().map(|handler| handler.name.clone()).collect();
+        let handler = |name: &str, features: Features| v1::RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(v1::RuntimeHandlerFeatures {
+                recursive_read_only_mounts: features.recursive_read_only,
+                user_namespaces: false,
+            }),
+        };
+        let of_default = health.handlers.iter().find(|found| found.is_default);
+        let of_default = of_default.map(|found| found.features).unwrap_or_default();
+        let named = health.handlers.iter().map(|found| handler(&found.name, found.features));
         // The empty name stands for the default handler.
-        runtime_handlers.push(String::new());
+        let runtime_handlers = named.chain([handler("", of_default)]).collect();
         let mut info = HashMap::new();
         if request.into_inner().verbose {
             info.insert("config".to_owned(), health.as_json());
@@ -151,13 +160,7 @@ impl RuntimeService for Runtime {
                 ],
             }),
             info,
-            runtime_handlers: runtime_handlers
-                .into_iter()
-                .map(|name| v1::RuntimeHandler {
-                    name,
-                    features: Some(v1::RuntimeHandlerFeatures::default()),
-                })
-                .collect(),
+            runtime_handlers,
             features: Some(v1::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

@@ -12,9 +12,11 @@ pub fn status(error: Error) -> Status {
     let code = match &error {
         Error::NoSuchContainer(_) | Error::NoSuchSandbox(_) => Code::NotFound,
         Error::Ambiguous(_) => Code::InvalidArgument,
-        Error::SandboxNotReady(_) | Error::NotRunning { .. } | Error::MemoryInUse { .. } | Error::WrongState(_) => {
-            Code::FailedPrecondition
-        }
+        Error::NoRecursiveReadOnly { .. }
+        | Error::SandboxNotReady(_)
+        | Error::NotRunning { .. }
+        | Error::MemoryInUse { .. }
+        | Error::WrongState(_) => Code::FailedPrecondition,
         Error::TimedOut { .. } | Error::UnderWay { .. } => Code::DeadlineExceeded,
         Error::Create(failed) => code_of_part(failed.cause.kind),
         Error::Step {
@@ -30,7 +32,12 @@ pub fn status(error: Error) -> Status {
     if let Error::Create(failed) = &error {
         tracing::Span::current().record("step", failed.step);
     }
-    Status::new(code, one_line(&error))
+    let message = match &error {
+        // The kubelet knows this one by its first word.
+        Error::NoRecursiveReadOnly { .. } => format!("RROUnsupported: {error}"),
+        _ => error.to_string(),
+    };
+    Status::new(code, one_line(&message))
 }
 
 /// The mapping of a driver's errors, for calls that need no verb.

@@ -20,7 +20,7 @@ use crate::spec::passwd::{Accounts, appended, extra_group_line, extra_passwd_lin
 use crate::spec::process::{EnvVar, ProcessRequest, Terminal, home};
 use crate::spec::seccomp::SeccompRequest;
 use crate::spec::user;
-use crate::spec::{self, ContainerPath, Kind, Rootfs, SpecError, SpecInput};
+use crate::spec::{self, ContainerPath, Kind, Node, Rootfs, SpecError, SpecInput};
 use std::path::{Path, PathBuf};
 
 /// What creation needs of a built spec.
@@ -79,10 +79,10 @@ impl Lifecycle {
             mounts.push(Mount {
                 container_path: container_path(&mount.container_path)?,
                 host_path,
-                access: if mount.readonly {
-                    MountAccess::ReadOnly
-                } else {
-                    MountAccess::ReadWrite
+                access: match (mount.readonly, mount.recursive_read_only) {
+                    (_, true) => MountAccess::ReadOnlyRecursive,
+                    (true, false) => MountAccess::ReadOnly,
+                    (false, false) => MountAccess::ReadWrite,
                 },
                 propagation: match mount.propagation {
                     Propagation::Private => spec::mounts::Propagation::Private,
@@ -226,7 +226,10 @@ impl Lifecycle {
             kind: Kind::Container {
                 sandbox_id: plan.sandbox_id.to_string(),
             },
-            node: defaults.node.clone(),
+            node: Node {
+                recursive_read_only: self.recursive_read_only(&sandbox.handler.name),
+                ..defaults.node.clone()
+            },
             rootfs: Rootfs {
                 path: outside.rootfs.to_owned(),
                 access: rootfs_access,
@@ -355,6 +358,7 @@ mod tests {
             container_path: "/given".to_owned(),
             host_path: "/host".into(),
             readonly: false,
+            recursive_read_only: false,
             propagation: Propagation::Private,
             selinux_relabel: false,
         });
