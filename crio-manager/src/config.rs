@@ -18,6 +18,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::model::slice::Slice;
+
 use oci_spec::runtime::Capability;
 use thiserror::Error;
 
@@ -97,6 +99,7 @@ pub struct RuntimeHandler {
     pub runtime_type: RuntimeType,
     pub runtime_root: PathBuf,
     pub monitor_path: PathBuf,
+    pub monitor_cgroup: MonitorCgroup,
     pub monitor_env: Vec<EnvVariable>,
     /// How long creating a container may take before the creator is killed.
     pub container_create_timeout: Duration,
@@ -234,6 +237,7 @@ impl RuntimeHandler {
             runtime_type: RuntimeType::Oci,
             runtime_root: Path::new("/run").join(name),
             monitor_path: PathBuf::new(),
+            monitor_cgroup: MonitorCgroup::Pod,
             monitor_env: Vec::new(),
             container_create_timeout: Duration::from_secs(240),
             container_min_memory: if name == "crun" { 500 << 10 } else { 12 << 20 },
@@ -284,6 +288,18 @@ pub struct EnvVariable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupManager {
     Cgroupfs,
+    Systemd,
+}
+
+/// Where the cgroups of monitors are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MonitorCgroup {
+    /// Beside those of the containers.
+    Pod,
+    /// A scope each, in a slice.
+    Slice(Slice),
+    /// Leaves of one scope that systemd has delegated: it is not asked for each.
+    Delegated,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,14 +346,38 @@ pub enum LogLevel {
 
 impl Setting for CgroupManager {
     fn read(value: &Value) -> Result<Self, String> {
-        match one_of(value, &[("cgroupfs", true), ("systemd", false)])? {
-            true => Ok(CgroupManager::Cgroupfs),
-            false => Err("\"systemd\" is not there yet in this version; use \"cgroupfs\"".to_owned()),
+        let words = [
+            ("cgroupfs", CgroupManager::Cgroupfs),
+            ("systemd", CgroupManager::Systemd),
+        ];
+        one_of(value, &words)
+    }
+    fn write(&self) -> String {
+        value::quote(match self {
+            CgroupManager::Cgroupfs => "cgroupfs",
+            CgroupManager::Systemd => "systemd",
+        })
+    }
+}
+
+impl Setting for MonitorCgroup {
+    fn read(value: &Value) -> Result<Self, String> {
+        match value.text()? {
+            "" | "pod" => Ok(MonitorCgroup::Pod),
+            "delegated" => Ok(MonitorCgroup::Delegated),
+            slice if slice.ends_with(".slice") => Slice::parse(slice)
+                .map(MonitorCgroup::Slice)
+                .map_err(|error| error.to_string()),
+            other => Err(format!(
+                "{other:?} is not \"pod\", \"delegated\" or a slice of systemd's"
+            )),
         }
     }
     fn write(&self) -> String {
         match self {
-            CgroupManager::Cgroupfs => value::quote("cgroupfs"),
+            MonitorCgroup::Pod => value::quote("pod"),
+            MonitorCgroup::Delegated => value::quote("delegated"),
+            MonitorCgroup::Slice(slice) => value::quote(&slice.to_string()),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Builds the drivers from the configuration, hands them to the rooms, and serves until SIGTERM.
 
-use crate::config::{self, Config, EnvVariable, Limit, RuntimeHandler, ShortNameMode, Ulimit};
+use crate::config::{
+    self, CgroupManager, Config, EnvVariable, Limit, MonitorCgroup, RuntimeHandler, ShortNameMode, Ulimit,
+};
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
+use crate::drivers::cgroup::systemd::{Systemd, delegated};
 use crate::drivers::child;
 use crate::drivers::clock::HostClock;
 use crate::drivers::host::Host;
@@ -15,9 +18,10 @@ use crate::drivers::network::{Network, NetworkConfig};
 use crate::drivers::process::HostProcesses;
 use crate::drivers::record_file::make_private_dir;
 use crate::drivers::runtime::CommandLine;
-use crate::drivers::seams::Drivers;
+use crate::drivers::seams::{Cgroups, Drivers};
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
+use crate::model::CgroupPath;
 use crate::model::record::Handler;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
@@ -321,7 +325,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         runtime,
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
         process: Arc::new(HostProcesses),
-        cgroup: Arc::new(Cgroupfs::detect().context("cgroups")?),
+        cgroup: cgroups(config)?,
         namespaces: Arc::new(
             Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?).context("namespaces_dir")?,
         ),
@@ -343,13 +347,29 @@ pub fn handlers(config: &Config) -> BTreeMap<String, Handler> {
         .collect()
 }
 
+fn cgroups(config: &Config) -> anyhow::Result<Arc<dyn Cgroups>> {
+    let files = Cgroupfs::detect().context("cgroups")?;
+    Ok(match config.runtime.cgroup_manager {
+        CgroupManager::Cgroupfs => Arc::new(files),
+        CgroupManager::Systemd => Arc::new(Systemd::new(
+            files.owned_by_systemd(),
+            config.manager.pause_path.clone(),
+        )),
+    })
+}
+
 fn handler_of(name: &str, handler: &RuntimeHandler, config: &Config) -> Handler {
     Handler {
         name: name.to_owned(),
         path: handler.runtime_path.clone(),
         root: handler.runtime_root.clone(),
         create_timeout: handler.container_create_timeout,
-        systemd_cgroup: false,
+        systemd_cgroup: config.runtime.cgroup_manager == CgroupManager::Systemd,
+        monitor_parent: match &handler.monitor_cgroup {
+            MonitorCgroup::Pod => None,
+            MonitorCgroup::Slice(slice) => Some(CgroupPath::from(slice)),
+            MonitorCgroup::Delegated => Some(delegated()),
+        },
         monitor_path: handler.monitor_path.clone(),
         monitor_env: handler
             .monitor_env

@@ -11,6 +11,7 @@ pub mod namespaces;
 pub mod node;
 pub mod podman;
 pub mod registry;
+pub mod service_host;
 pub mod service_manager;
 pub mod streams;
 pub mod systemd_host;
@@ -24,6 +25,7 @@ use futures::FutureExt as _;
 pub use client::{Client, RunningPod, container, refused, sh};
 pub use image::TestImage;
 pub use node::{Node, Runtime, Setup};
+pub use service_host::ServiceHost;
 pub use service_manager::ServiceManager;
 pub use systemd_host::SystemdHost;
 

@@ -239,7 +239,7 @@ pub static KEYS: [Key; 49] = [
         "crio.runtime",
         "cgroup_manager",
         runtime.cgroup_manager,
-        "Who makes the cgroups: \"cgroupfs\" (\"systemd\" is not there yet)."
+        "Who makes the cgroups: \"cgroupfs\" or \"systemd\"; the kubelet's cgroupDriver must be the same."
     ),
     key!(
         "crio.runtime",
@@ -438,7 +438,7 @@ pub static KEYS: [Key; 49] = [
     ),
 ];
 
-pub static HANDLER_KEYS: [HandlerKey; 12] = [
+pub static HANDLER_KEYS: [HandlerKey; 13] = [
     handler_key!(
         "runtime_path",
         runtime_path as program,
@@ -454,6 +454,11 @@ pub static HANDLER_KEYS: [HandlerKey; 12] = [
         "monitor_path",
         monitor_path as program,
         "The monitor's binary; \"\" takes crio.runtime.conmon."
+    ),
+    handler_key!(
+        "monitor_cgroup",
+        monitor_cgroup,
+        "Where monitors are: \"pod\", beside their containers; with systemd also a slice, or \"delegated\", one scope for all."
     ),
     handler_key!(
         "monitor_env",
@@ -572,10 +577,9 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
     ("crio_manager", &[]),
 ];
 
-pub static HANDLER_KEYS_NOT_USED: [&str; 11] = [
+pub static HANDLER_KEYS_NOT_USED: [&str; 10] = [
     "runtime_config_path",
     "inherit_default_runtime",
-    "monitor_cgroup",
     "monitor_exec_cgroup",
     "platform_runtime_paths",
     "runtime_pull_image",

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{HANDLER_KEYS, HANDLER_KEYS_NOT_USED, KEYS, Key, NOT_USED, TABLES_NOT_USED};
 use super::value::Value;
-use super::{Config, ConfigError, Place, RuntimeHandler, Warning};
+use super::{CgroupManager, Config, ConfigError, MonitorCgroup, Place, RuntimeHandler, Warning};
 
 const DEFAULT_FILE: &str = "/etc/crio/crio.conf";
 const DEFAULT_DROP_IN_DIR: &str = "/etc/crio/crio.conf.d";
@@ -285,6 +285,7 @@ impl Layers {
     fn finish(mut self, search_path: Option<&OsString>) -> Result<(Config, Vec<Warning>), ConfigError> {
         self.look_up_programs(search_path);
         self.choose_default_runtime()?;
+        self.check_monitor_cgroups()?;
         Ok((self.config, self.warnings))
     }
 
@@ -331,6 +332,20 @@ impl Layers {
                 handler.monitor_path.clone_from(&config.runtime.conmon);
             }
         }
+    }
+
+    fn check_monitor_cgroups(&self) -> Result<(), ConfigError> {
+        if self.config.runtime.cgroup_manager == CgroupManager::Systemd {
+            return Ok(());
+        }
+        let elsewhere = |handler: &RuntimeHandler| handler.monitor_cgroup != MonitorCgroup::Pod;
+        let Some((name, _)) = self.config.runtimes.iter().find(|(_, handler)| elsewhere(handler)) else {
+            return Ok(());
+        };
+        let key = format!("{RUNTIMES}.{name}.monitor_cgroup");
+        let place = self.places.get(key.as_str()).cloned().unwrap_or(Place::Default);
+        let reason = "only systemd has slices and scopes, and crio.runtime.cgroup_manager is \"cgroupfs\"".to_owned();
+        Err(ConfigError::WrongValue { place, key, reason })
     }
 
     fn choose_default_runtime(&mut self) -> Result<(), ConfigError> {

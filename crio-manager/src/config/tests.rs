@@ -267,8 +267,16 @@ fn a_wrong_value_names_file_line_key_and_reason() {
             "crio.conf:2: crio.runtime.read_only: expected true or false, found the number 1",
         ),
         (
-            "[crio.runtime]\ncgroup_manager = \"systemd\"",
-            "crio.conf:2: crio.runtime.cgroup_manager: \"systemd\" is not there yet in this version; use \"cgroupfs\"",
+            "[crio.runtime]\ncgroup_manager = \"openrc\"",
+            "crio.conf:2: crio.runtime.cgroup_manager: \"openrc\" is not one of: cgroupfs, systemd",
+        ),
+        (
+            "[crio.runtime.runtimes.a]\nmonitor_cgroup = \"a--b.slice\"",
+            "crio.conf:2: crio.runtime.runtimes.a.monitor_cgroup: slice \"a--b.slice\" is not named as one: a dash stands between two names",
+        ),
+        (
+            "[crio.runtime]\ncgroup_manager = \"cgroupfs\"\n[crio.runtime.runtimes.a]\nmonitor_cgroup = \"delegated\"",
+            "crio.conf:4: crio.runtime.runtimes.a.monitor_cgroup: only systemd has slices and scopes, and crio.runtime.cgroup_manager is \"cgroupfs\"",
         ),
         (
             "[crio.runtime]\nlog_level = \"loud\"",

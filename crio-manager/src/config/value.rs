@@ -40,7 +40,7 @@ impl Value {
         }
     }
 
-    fn text(&self) -> Result<&str, String> {
+    pub fn text(&self) -> Result<&str, String> {
         match self {
             Value::Text(text) | Value::Untyped(text) if text.contains('\0') => {
                 Err("a NUL byte can't be part of it".to_owned())

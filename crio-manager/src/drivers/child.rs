@@ -1,7 +1,7 @@
 //! What a child process does between fork and exec.
 
+use super::seams::Entrance;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use tokio::process::Command;
 
@@ -15,14 +15,14 @@ pub fn raise_open_files() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
-/// Has the command start its life in the cgroups whose `cgroup.procs` these are: no moment of it is outside.
+/// Has the command start its life behind this entrance: no moment of it is outside.
 ///
 /// The limit of open files is as it was given to this daemon: what is inherited reaches containers, where programs
 /// choose other ways, and slower ones, when it is high.
 ///
 /// Called before anything that renumbers descriptors in the child.
 #[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.
-pub fn born_in(command: &mut Command, entrance: Vec<OwnedFd>) {
+pub fn born_in(command: &mut Command, entrance: Entrance) {
     let given = GIVEN_OPEN_FILES.get().copied();
     // SAFETY: in the child only `setrlimit` and `write` are called, which are async-signal-safe, on descriptors made
     // before the fork.
@@ -31,7 +31,10 @@ pub fn born_in(command: &mut Command, entrance: Vec<OwnedFd>) {
             if let Some((soft, hard)) = given {
                 setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
             }
+            // Named whole: the closure has the holder too, and keeps it until the command is dropped.
+            let entrance = &entrance;
             entrance
+                .doors
                 .iter()
                 .try_for_each(|procs| nix::unistd::write(procs, b"0").map(drop).map_err(std::io::Error::from))
         });

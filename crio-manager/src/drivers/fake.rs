@@ -327,6 +327,7 @@ impl OciRuntime for FakeNode {
                 root: "/run/runc".into(),
                 create_timeout: Duration::from_secs(240),
                 systemd_cgroup: false,
+                monitor_parent: None,
                 monitor_path: "/usr/bin/conmon-rs".into(),
                 monitor_env: Default::default(),
                 no_sync_log: false,

@@ -185,6 +185,7 @@ async fn run_reading(handler: &Handler, arguments: &[&str], stdin: Stdio, limit:
     let mut command = Command::new(&handler.path);
     command
         .args([OsStr::new("--root"), handler.root.as_os_str()])
+        .args(handler.systemd_cgroup.then_some("--systemd-cgroup"))
         .args(arguments)
         .stdin(stdin)
         .stdout(Stdio::piped())
@@ -292,6 +293,7 @@ mod tests {
             root: directory.join("root"),
             create_timeout: Duration::from_secs(1),
             systemd_cgroup: false,
+            monitor_parent: None,
             monitor_path: "/usr/bin/conmon-rs".into(),
             monitor_env: Default::default(),
             no_sync_log: false,

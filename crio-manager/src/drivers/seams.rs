@@ -359,8 +359,14 @@ pub trait ProcessHandle: Send + Sync {
     fn catches(&self, signal: i32) -> bool;
 }
 
-/// The `cgroup.procs` of a cgroup in every hierarchy, open for writing: who writes 0 there is in it.
-pub type Entrance = Vec<OwnedFd>;
+/// The way into a cgroup, for one process.
+#[derive(Debug, Default)]
+pub struct Entrance {
+    /// Its `cgroup.procs` in every hierarchy, open for writing: who writes 0 there is in it.
+    pub doors: Vec<OwnedFd>,
+    /// Keeps the cgroup there until the process is in; it ends with this.
+    pub holder: Option<tokio::process::Child>,
+}
 
 /// Control groups.
 #[async_trait]
@@ -396,9 +402,31 @@ pub trait Cgroups: Send + Sync {
     fn describe(&self) -> CgroupSummary;
 }
 
+/// Who makes the cgroups of containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CgroupManager {
+    /// The OCI runtime, by mkdir.
+    #[default]
+    Cgroupfs,
+    /// systemd, asked by the OCI runtime.
+    Systemd,
+}
+
+impl CgroupManager {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
+}
+
 /// What this host's cgroups can do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CgroupSummary {
+    /// Who makes them.
+    pub manager: CgroupManager,
     /// `v1`, `v2` or `hybrid`.
     pub version: String,
     /// Controllers.

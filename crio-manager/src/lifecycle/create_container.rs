@@ -136,7 +136,7 @@ impl Lifecycle {
             leave_stdin_open: plan.stdin && !plan.stdin_once,
             entrance: d
                 .cgroup
-                .entrance(&parent.monitor(&plan.id))
+                .entrance(&handler.monitor_cgroup(parent, &plan.id))
                 .step("make monitor cgroup")
                 .await?,
         };

@@ -137,7 +137,7 @@ impl Lifecycle {
 
         release::push_bundle(undo, d, &id);
         let rootfs = d.bundle.make_infra_rootfs(&plan.id).step("make pause rootfs").await?;
-        let config = self.specify_infra(plan, pins, &rootfs, &parent.container(&id)).await?;
+        let config = self.specify_infra(plan, pins, &rootfs, parent).await?;
         d.bundle
             .write(&id, "config.json", &config, Readers::Root)
             .step("write pause bundle")
@@ -155,7 +155,7 @@ impl Lifecycle {
             leave_stdin_open: false,
             entrance: d
                 .cgroup
-                .entrance(&parent.monitor(&id))
+                .entrance(&handler.monitor_cgroup(parent, &id))
                 .step("make monitor cgroup")
                 .await?,
         };

@@ -62,7 +62,7 @@ impl Lifecycle {
         let d = self.drivers();
         let config = d.bundle.read_spec(&cell.plan.id).step("read spec").await?;
         let process_json = specify_exec(&config, command, tty).in_step("build exec")?;
-        let monitor_cgroup = cell.cgroup_parent.monitor(&cell.plan.id);
+        let monitor_cgroup = cell.handler.monitor_cgroup(&cell.cgroup_parent, &cell.plan.id);
         Ok(ExecLaunch {
             id: cell.plan.id.clone(),
             handler: cell.handler.clone(),

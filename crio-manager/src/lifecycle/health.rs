@@ -51,7 +51,7 @@ impl Health {
             .collect();
         json!({
             "runtimes": handlers,
-            "cgroups": { "version": self.cgroups.version, "controllers": self.cgroups.controllers, "hugetlb": self.cgroups.hugetlb },
+            "cgroups": { "manager": self.cgroups.manager.name(), "version": self.cgroups.version, "controllers": self.cgroups.controllers, "hugetlb": self.cgroups.hugetlb },
             "stateWritable": self.store.is_ok(),
             "creating": self.creating,
         })

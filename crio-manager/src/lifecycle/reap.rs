@@ -155,9 +155,7 @@ impl Lifecycle {
             .pointer("/linux/cgroupsPath")
             .and_then(|path| path.as_str())
             .unwrap_or_default();
-        let parent = cgroup
-            .rsplit_once('/')
-            .and_then(|(parent, _)| CgroupPath::parse_parent(parent).ok());
+        let parent = CgroupPath::parent_for_runtime(cgroup);
         for handler in d.runtime.handlers() {
             match &parent {
                 Some(parent) => release::process(d.clone(), handler, parent.clone(), id.clone()).await?,

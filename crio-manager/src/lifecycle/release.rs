@@ -14,7 +14,7 @@ pub const KILL_WAIT: Duration = Duration::from_secs(10);
 ///
 /// The creator first: a delete that races a create under way leaves a container behind.
 pub async fn process(drivers: Drivers, handler: Handler, parent: CgroupPath, id: ContainerId) -> DriverResult<()> {
-    let (monitor, container) = (parent.monitor(&id), parent.container(&id));
+    let (monitor, container) = (handler.monitor_cgroup(&parent, &id), parent.container(&id));
     let creator_killed = drivers.cgroup.kill(&monitor, KILL_WAIT).await;
     drivers.cgroup.kill(&container, KILL_WAIT).await?;
     creator_killed?;

@@ -10,6 +10,7 @@ pub mod record;
 pub mod sandbox;
 pub mod security;
 pub mod signal;
+pub mod slice;
 pub mod time;
 
 pub use cgroup::CgroupPath;

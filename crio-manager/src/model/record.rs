@@ -1,7 +1,7 @@
 //! What is written down about an object: intent before the first act, facts once it stands.
 
 use super::container::Resources;
-use super::{CgroupPath, ContainerPlan, ContainerState, ProcessId, SandboxPlan, SandboxState};
+use super::{CgroupPath, ContainerId, ContainerPlan, ContainerState, ProcessId, SandboxPlan, SandboxState};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,6 +31,9 @@ pub struct Handler {
     pub create_timeout: Duration,
     /// Its cgroups are made through systemd.
     pub systemd_cgroup: bool,
+    /// Where the cgroups of its monitors are made; `None` is where the containers' are.
+    #[serde(default)]
+    pub monitor_parent: Option<CgroupPath>,
     /// The monitor of its containers.
     pub monitor_path: PathBuf,
     /// Added to the environment of the monitor. A record written before there was the field has none.
@@ -53,6 +56,13 @@ pub struct Handler {
     pub default_annotations: BTreeMap<String, String>,
     /// Privileged containers get no devices of the host.
     pub privileged_without_host_devices: bool,
+}
+
+impl Handler {
+    /// The cgroup of a monitor, of a container whose own is made in `parent`.
+    pub fn monitor_cgroup(&self, parent: &CgroupPath, id: &ContainerId) -> CgroupPath {
+        self.monitor_parent.as_ref().unwrap_or(parent).monitor(id)
+    }
 }
 
 /// Everything remembered about a pod sandbox.

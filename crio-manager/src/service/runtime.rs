@@ -4,7 +4,7 @@ use super::parse::Filter;
 use super::portions::{Portions, portions};
 use super::status::status;
 use super::{events, metrics, parse, present, usage};
-use crate::drivers::seams::{ExecOutcome, ExecOutput, Features};
+use crate::drivers::seams::{CgroupManager, ExecOutcome, ExecOutput, Features};
 use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
 use crate::streaming::{Asked, Command, Urls};
@@ -169,9 +169,14 @@ impl RuntimeService for Runtime {
     }
 
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
-        let cgroup_driver = v1::CgroupDriver::Cgroupfs.into();
+        let cgroup_driver = match self.lifecycle.health().cgroups.manager {
+            CgroupManager::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+            CgroupManager::Systemd => v1::CgroupDriver::Systemd,
+        };
         reply(v1::RuntimeConfigResponse {
-            linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver }),
+            linux: Some(v1::LinuxRuntimeConfiguration {
+                cgroup_driver: cgroup_driver.into(),
+            }),
         })
     }
 

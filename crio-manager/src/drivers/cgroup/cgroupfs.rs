@@ -56,10 +56,18 @@ pub struct Cgroupfs {
     tree: Arc<Tree>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tree {
     hierarchies: Vec<Hierarchy>,
     host: CgroupHost,
+    owner: Owner,
+}
+
+/// Who decides which controllers are on where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Us,
+    Systemd,
 }
 
 impl Cgroupfs {
@@ -104,8 +112,22 @@ impl Cgroupfs {
                     controllers,
                     hugetlb,
                 },
+                owner: Owner::Us,
             }),
         })
+    }
+
+    /// The same tree, in which systemd switches controllers on and off.
+    #[must_use]
+    pub fn owned_by_systemd(self) -> Cgroupfs {
+        let Tree { hierarchies, host, .. } = (*self.tree).clone();
+        Cgroupfs {
+            tree: Arc::new(Tree {
+                hierarchies,
+                host,
+                owner: Owner::Systemd,
+            }),
+        }
     }
 
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Tree) -> Result<T> + Send + 'static) -> Result<T> {
@@ -180,7 +202,7 @@ fn file_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Er
 }
 
 /// A process or cgroup that has gone in the meantime.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
@@ -204,9 +226,9 @@ impl Tree {
         for hierarchy in &self.hierarchies {
             let dir = below(cgroup, &hierarchy.mount);
             fs::create_dir_all(&dir).map_err(file_error(&dir, "make cgroup"))?;
-            if hierarchy.v2 {
+            if hierarchy.v2 && self.owner == Owner::Us {
                 switch_on_controllers(hierarchy, cgroup);
-            } else if hierarchy.controllers.contains("cpuset") {
+            } else if !hierarchy.v2 && hierarchy.controllers.contains("cpuset") {
                 // A version 1 cpuset starts empty and takes no process before it has been given cpus and memory nodes.
                 let cpuset = CpuSetController::new(dir, hierarchy.mount.clone(), false);
                 cpuset.create().map_err(limit_error(cgroup, "cpuset of parent"))?;

@@ -5,6 +5,7 @@
 
 pub mod cgroupfs;
 mod seam;
+pub mod systemd;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -2,7 +2,7 @@
 
 use super::cgroupfs::Cgroupfs;
 use super::{Counters, Error, Limits, Mode, Usage};
-use crate::drivers::seams::{CgroupSummary, Cgroups, DriverError, DriverResult, Entrance, ErrorKind};
+use crate::drivers::seams::{CgroupManager, CgroupSummary, Cgroups, DriverError, DriverResult, Entrance, ErrorKind};
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
 use async_trait::async_trait;
@@ -29,7 +29,10 @@ impl Cgroups for Cgroupfs {
     }
 
     async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance> {
-        Ok(Cgroupfs::entrance(self, cgroup).await?)
+        Ok(Entrance {
+            doors: Cgroupfs::entrance(self, cgroup).await?,
+            holder: None,
+        })
     }
 
     async fn kill(&self, cgroup: &CgroupPath, limit: Duration) -> DriverResult<()> {
@@ -72,6 +75,7 @@ impl Cgroups for Cgroupfs {
             Mode::Hybrid => "hybrid",
         };
         CgroupSummary {
+            manager: CgroupManager::Cgroupfs,
             version: version.to_owned(),
             controllers: host.controllers.iter().cloned().collect(),
             hugetlb: host.hugetlb,

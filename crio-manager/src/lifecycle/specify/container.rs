@@ -249,7 +249,7 @@ impl Lifecycle {
             mounts,
             devices: outside.devices,
             resources: resources(&plan.resources, defaults.pids_limit, sandbox.handler.min_memory_bytes),
-            cgroups_path: sandbox.cgroup_parent.container(&plan.id).to_string(),
+            cgroups_path: sandbox.cgroup_parent.container_for_runtime(&plan.id),
             annotations: AnnotationRequest {
                 asked: annotations(&sandbox.handler, &sandbox.plan.annotations, &plan.annotations),
                 allowed: sandbox.handler.allowed_annotations.clone(),

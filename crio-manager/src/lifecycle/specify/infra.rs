@@ -27,7 +27,7 @@ impl Lifecycle {
         plan: &SandboxPlan,
         pins: &PinnedNamespaces,
         rootfs: &Path,
-        cgroup: &CgroupPath,
+        parent: &CgroupPath,
     ) -> Result<Vec<u8>, StepFailed> {
         // Nobody asked for the pause program, so that where nothing is said it has a filter all the same.
         let asked = plan.seccomp.as_ref().unwrap_or(&Profile::RuntimeDefault);
@@ -74,7 +74,7 @@ impl Lifecycle {
             },
             devices: Vec::new(),
             resources: Resources::default(),
-            cgroups_path: cgroup.to_string(),
+            cgroups_path: parent.container_for_runtime(&plan.id.cast()),
             annotations: AnnotationRequest::default(),
         };
         let config = spec::build(&input).and_then(|built| json(&built.spec));
