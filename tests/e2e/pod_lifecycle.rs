@@ -294,10 +294,10 @@ async fn what_is_not_there_yet_is_refused_by_name(node: &mut Node) -> anyhow::Re
         .client
         .runtime
         .clone()
-        .list_metric_descriptors(ListMetricDescriptorsRequest {})
+        .checkpoint_container(CheckpointContainerRequest::default())
         .await
         .unwrap_err();
     assert_eq!(error.code(), Code::Unimplemented);
-    assert!(error.message().contains("ListMetricDescriptors"), "{}", error.message());
+    assert!(error.message().contains("CheckpointContainer"), "{}", error.message());
     Ok(())
 }
