@@ -53,12 +53,9 @@ pub fn confine(plan: &MonitorPlan) {
 
 fn drop_capabilities() -> io::Result<()> {
     clear_ambient_capability_set()?;
-    // Those that the kernel does not know are in no set.
-    for number in 0..64 {
-        let capability = CapabilitySet::from_bits_retain(1 << number);
-        if !KEPT.contains(capability) && capability_is_in_bounding_set(capability).unwrap_or(false) {
-            remove_capability_from_bounding_set(capability)?;
-        }
+    // Only who has SETPCAP may, and without it the sets below are given up all the same.
+    if let Err(error) = narrow_bounding_set() {
+        crate::warning!("bounding set: {error}");
     }
     let kept = rustix::thread::capabilities(None)?.permitted & KEPT;
     Ok(set_capabilities(
@@ -69,6 +66,17 @@ fn drop_capabilities() -> io::Result<()> {
             inheritable: CapabilitySet::empty(),
         },
     )?)
+}
+
+fn narrow_bounding_set() -> io::Result<()> {
+    // Those that the kernel does not know are in no set.
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if !KEPT.contains(capability) && capability_is_in_bounding_set(capability).unwrap_or(false) {
+            remove_capability_from_bounding_set(capability)?;
+        }
+    }
+    Ok(())
 }
 
 /// Files may be made and removed where the monitor has its own, and read where it looks; nothing else can be opened.

@@ -50,6 +50,21 @@ fn capabilities_that_are_not_needed_are_given_up_for_good() {
 }
 
 #[test]
+fn capabilities_are_given_up_without_the_right_to_bound_them_too() {
+    let stage = Stage::new();
+    let launch = stage.create(WAIT_FOR_GO).args(["--drop-capabilities"]);
+    let mut monitor = launch.wrapped_in(&["setpriv", "--bounding-set=-setpcap"]).start();
+    monitor.created();
+    confined(&monitor);
+    for set in ["CapEff", "CapPrm"] {
+        assert_eq!(status(&monitor, set) & !KEPT, 0, "{set}");
+    }
+    assert_eq!((status(&monitor, "CapInh"), status(&monitor, "CapAmb")), (0, 0));
+    stage.go();
+    assert_eq!(monitor.wait(), 0);
+}
+
+#[test]
 fn a_confined_monitor_does_all_that_it_has_to() {
     let stage = Stage::new();
     let container = format!("read line; echo $line; {WAIT_FOR_GO}; echo end; exit 7");
