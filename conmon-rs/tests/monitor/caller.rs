@@ -66,6 +66,16 @@ fn descriptors_that_are_closed_at_the_start_are_no_trap() {
 }
 
 #[test]
+fn a_daemon_that_starts_without_stdio_logs_all_the_same() {
+    let stage = Stage::new();
+    let launch = stage.create("echo out; exit 3").without("--sync");
+    let launch = launch.wrapped_in(&["sh", "-c", "exec \"$0\" \"$@\" 0<&- 1>&- 2>&-"]);
+    assert_eq!(launch.run(), 0);
+    assert_eq!(eventually("the exit file appears", || stage.exit_file()).number(), 3);
+    assert_eq!(stage.log(), ["stdout F out"]);
+}
+
+#[test]
 fn the_container_has_the_callers_oom_score_whatever_the_monitors_is() {
     let stage = Stage::new();
     let launch = stage.create("cat /proc/self/oom_score_adj; exit 4");
