@@ -7,6 +7,7 @@ use crate::streaming::idle::Idle;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
@@ -25,6 +26,9 @@ const STREAMS_AT_ONCE: usize = 2048;
 
 /// New streams that nobody has looked at yet.
 const STREAMS_QUEUED: usize = 16;
+
+/// How long our side stays open after the last frame; a client that closes its own before is not waited for.
+const CLIENT_CLOSES: Duration = Duration::from_millis(500);
 
 /// What comes on a stream. The queue's end without `Fin` is a reset, or the end of the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +153,8 @@ pub enum Ended {
     Malformed(#[from] Malformed),
 }
 
-/// Sends what is queued. Returns when the last frame is out.
+/// Sends what is queued. Returns when the last frame is out, and the client has had its time to close the connection itself:
+/// its library may still answer what it reads, and lose it all when it finds that nobody listens.
 async fn write(
     mut output: impl AsyncWrite + Unpin,
     mut queued: mpsc::Receiver<Frame>,
@@ -161,6 +166,8 @@ async fn write(
             Frame::Bytes(bytes) => output.write_all(&bytes).await?,
             Frame::Last(bytes) => {
                 output.write_all(&bytes).await?;
+                output.flush().await?;
+                tokio::time::sleep(CLIENT_CLOSES).await;
                 break;
             }
         }
