@@ -9,6 +9,7 @@ run_on!(runc, crun:
     limits_change_in_place_and_are_known_after_a_restart,
     a_limit_below_what_is_in_use_is_refused,
     a_refused_limit_changes_none_of_the_others,
+    what_the_runtime_says_of_a_limit_is_a_sentence,
 );
 run_on!(runc:
     what_is_created_can_be_changed_and_what_has_exited_cannot,
@@ -196,6 +197,23 @@ async fn a_refused_limit_changes_none_of_the_others(node: &mut Node) -> anyhow::
     assert_eq!((now[0], now[2], now[3], now[4]), (-1, shares(300), 80 * MIB, 80 * MIB));
     assert_eq!(oom_score(node, &id).await?, "400\n");
     assert_eq!(limits(node, &id).await?, before);
+    Ok(())
+}
+
+async fn what_the_runtime_says_of_a_limit_is_a_sentence(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("said").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    // No machine of ours has this processor; the OCI runtime learns it from the kernel.
+    let impossible = LinuxContainerResources {
+        cpuset_cpus: "8000".to_owned(),
+        ..Default::default()
+    };
+    let status = update(node, &id, impossible).await.unwrap_err();
+    let said = status.message();
+    assert!(said.contains(" update: ") && said.contains("cpuset.cpus"), "{said}");
+    for wrapping in ["level=", "msg=", "time=", "\\\"", "{\""] {
+        assert!(!said.contains(wrapping), "{wrapping:?} is in {said:?}");
+    }
     Ok(())
 }
 

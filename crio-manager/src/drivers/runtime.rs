@@ -1,5 +1,9 @@
 //! The OCI runtime's command line: runc, crun and whoever speaks it. Create and exec are the monitor's.
 
+mod words;
+
+pub use words::words;
+
 use super::process;
 use super::seams::{DriverError, DriverResult, ErrorKind, Features, HandlerHealth, OciRuntime};
 use crate::model::record::Handler;
@@ -254,33 +258,9 @@ async fn read_some(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     }
 }
 
-/// What a runtime says went wrong: the message of its last JSON or logfmt error line, else its last line.
-pub fn words(output: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(output);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let logged = lines.iter().rev().find_map(|line| {
-        let entry: serde_json::Value = serde_json::from_str(line).ok()?;
-        let level = entry.get("level").and_then(|level| level.as_str()).unwrap_or("error");
-        let message = entry.get("msg")?.as_str()?;
-        matches!(level, "error" | "fatal" | "panic").then(|| message.to_owned())
-    });
-    logged.or_else(|| lines.last().map(|line| (*line).to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_error_line_is_what_the_runtime_says() {
-        let json = br#"{"level":"warning","msg":"w","time":"t"}
-{"level":"error","msg":"exec: \"nope\": not found","time":"t"}
-{"level":"info","msg":"bye"}"#;
-        assert_eq!(words(json).unwrap(), "exec: \"nope\": not found");
-        assert_eq!(words(b"first\n  last words \n\n").unwrap(), "last words");
-        assert_eq!(words(b"\n \n"), None);
-        assert_eq!(words(b"\xff\xfe{").unwrap(), "\u{fffd}\u{fffd}{");
-    }
 
     fn handler(script: &str, directory: &std::path::Path) -> Handler {
         use std::os::unix::fs::PermissionsExt;
