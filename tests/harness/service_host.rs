@@ -45,8 +45,8 @@ impl ServiceHost {
         host.run("systemctl", &["daemon-reload"])?;
         host.run("systemctl", &["start", UNIT])?;
         let client = connected(&host).await?;
-        TestImage::busybox()?.write_docker_archive(&host.inside("/root/busybox.tar"), IMAGE)?;
-        host.run("crio-manager", &["image", "load", "/root/busybox.tar"])?;
+        TestImage::busybox()?.write_docker_archive(&host.inside("/var/lib/busybox.tar"), IMAGE)?;
+        host.run("crio-manager", &["image", "load", "/var/lib/busybox.tar"])?;
         Ok(Some(ServiceHost {
             host,
             client,
