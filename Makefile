@@ -17,13 +17,13 @@ E2E_THREADS ?= 2
 # Tests of Podman that run at the same time: they mostly wait.
 PODMAN_THREADS ?= 4
 
-# What `make bench` is told: --quick, monitors, node.
+# What `make bench` is told: --quick, monitors, node, scopes.
 BENCH ?=
 
 # crio-manager finds conmon-rs and crio-pause beside itself, so all of them are gathered here.
 BIN := target/bin
 
-.PHONY: help setup build release monitor check unit integration e2e conformance podman test demo bench doc config install clean
+.PHONY: help setup build release monitor check unit integration e2e conformance podman vm-test vm-test-short test demo bench doc config install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +64,14 @@ conformance: build ## what the field's conformance suite demands, with runc and 
 podman: monitor ## Debian's Podman with conmon-rs as its monitor, with runc and with crun; needs root
 	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) cargo test -p e2e --test podman -- --test-threads=$(PODMAN_THREADS)
 
+vm-test: build ## the whole-node tests in a machine with a kernel of its own, under systemd, cgroups of version 2; needs root
+	tests/hosts/vm-test.sh
+
+vm-test-short: build ## a few of them, as make test runs them
+	tests/hosts/vm-test.sh --short
+
 test: ## install what is missing and run every test
-	@if $(MAKE) --no-print-directory setup build unit integration e2e podman; \
+	@if $(MAKE) --no-print-directory setup build unit integration e2e podman vm-test-short; \
 	then cat target/conformance/*.txt; echo "make test: PASSED: every test of every layer"; \
 	else echo "make test: FAILED: the failing test is named above"; exit 1; fi
 
@@ -75,7 +81,7 @@ demo: ## install what is missing and show a pod from image to removal, with runc
 	then echo "make demo: PASSED"; \
 	else echo "make demo: FAILED: the reason is above"; exit 1; fi
 
-bench: ## the monitor beside Debian's conmon, the node beside its containerd; BENCH="--quick monitors node" for parts of it
+bench: ## the monitor beside Debian's conmon, the node beside its containerd, scopes; BENCH="--quick monitors node scopes" for parts
 	@$(MAKE) --no-print-directory setup release
 	cargo build --release -p e2e --bin bench
 	CRIO_MANAGER_BIN_DIR=$(CURDIR)/$(BIN) target/release/bench $(BENCH)

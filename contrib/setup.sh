@@ -13,6 +13,7 @@ export PATH="$PATH:$HOME/.cargo/bin"
 packages=(
     runc crun podman conmon containerd containernetworking-plugins docker-registry apache2-utils iptables nftables iproute2 openssl
     mmdebstrap procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
+    flex bison bc libelf-dev xz-utils e2fsprogs # the kernel and the disk of the test host with cgroup version 2
 )
 
 updated=no

@@ -182,7 +182,9 @@ fn a_placed_process_is_in_every_hierarchy_and_so_are_its_children() {
 async fn kills_what_forks(place: &mut Place) {
     let cgroup = place.parent.container(&ContainerId::from_bytes([0x5b; 32]));
     let below = CgroupPath::parse_parent(&format!("{cgroup}/a/b")).unwrap();
-    place.spawn(&cgroup, "while :; do sleep 1 & sleep 0.005; done").await;
+    // Where version 2 has controllers, processes are in leaves only.
+    let beside = CgroupPath::parse_parent(&format!("{cgroup}/c")).unwrap();
+    place.spawn(&beside, "while :; do sleep 1 & sleep 0.005; done").await;
     place.spawn(&below, "while :; do sleep 1 & sleep 0.005; done").await;
     place.wait_for(&cgroup, |pids| pids.len() > 10).await;
     place.driver.kill(&cgroup, soon()).await.unwrap();

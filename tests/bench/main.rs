@@ -1,6 +1,6 @@
 //! `make bench`: the monitor beside Debian's conmon and the node beside Debian's containerd, in one run on one machine.
 //!
-//! `bench [--quick] [monitors] [node]`; without a name both. Quote the ratios: the absolute figures are the machine's.
+//! `bench [--quick] [monitors] [node] [scopes]`; without a name all. Quote the ratios: the absolute figures are the machine's.
 
 mod containerd;
 mod floor;
@@ -9,6 +9,7 @@ mod log_rate;
 mod memory;
 mod node;
 mod parts;
+mod scopes;
 mod stage;
 mod start_up;
 mod table;
@@ -60,6 +61,9 @@ fn run(words: &[&str]) -> anyhow::Result<()> {
     }
     if named("node") {
         node::compare(effort).context("the node")?;
+    }
+    if named("scopes") {
+        scopes::compare(effort).context("systemd's scopes")?;
     }
     Ok(())
 }

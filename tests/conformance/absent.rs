@@ -1,19 +1,16 @@
-//! Ids that need what is not there: the host's AppArmor or SELinux, the product's NRI.
+//! Ids that need what is not there: the host's SELinux, the product's NRI.
 
 use std::path::Path;
 
 use crate::summary::{Outcome, Summary};
 
-/// Where the kernel says whether it has them.
-const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
+/// Where the kernel says whether it has it.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
 
 /// Notes these ids as skipped. On a host that has what they need they fail: a spec has to be written then.
 pub fn note(summary: &mut Summary) {
-    let apparmor = std::fs::read_to_string(APPARMOR).is_ok_and(|text| text.trim() == "Y");
     let selinux = Path::new(SELINUX).exists();
     let groups = [
-        ("apparmor", 9, apparmor, "AppArmor on this host"),
         ("selinux", 17, selinux, "SELinux on this host"),
         ("nri", 13, false, "NRI in the product"),
     ];

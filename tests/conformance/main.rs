@@ -5,6 +5,7 @@
 //! there must be nothing more on the node than before.
 
 mod absent;
+mod apparmor;
 mod case;
 mod container;
 mod identity;
@@ -67,6 +68,7 @@ const TOGETHER: &[&[Spec]] = &[
     mounts::SPECS,
     isolation::SPECS,
     identity::SPECS,
+    apparmor::SPECS,
     streaming::SPECS,
 ];
 /// Run after them, alone.

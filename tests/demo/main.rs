@@ -174,7 +174,7 @@ fn weigh(node: &Node, timeline: &mut Timeline) -> anyhow::Result<()> {
         Ok((field("Rss:"), field("Pss:")))
     };
     let inside = |program: &str| -> anyhow::Result<Vec<(u64, u64)>> {
-        let processes = node.namespaces.processes().into_iter();
+        let processes = node.processes().into_iter();
         let matching = processes.filter(|process| {
             let first = process.command_line.split(' ').next().unwrap_or_default();
             Path::new(first).file_name().is_some_and(|name| name == program)
@@ -206,7 +206,7 @@ struct Conmons<'a> {
 
 impl Drop for Conmons<'_> {
     fn drop(&mut self) {
-        for process in self.node.namespaces.processes() {
+        for process in self.node.processes() {
             if process.command_line.contains("conmon-for-comparison") || process.command_line == "sleep 3333" {
                 let _ = self.node.namespaces.run("kill", &["-9", &process.pid.to_string()]);
             }

@@ -203,7 +203,7 @@ async fn limits_reach_the_cgroup(node: &mut Node) -> anyhow::Result<()> {
     });
     let id = pod.run(&config).await?;
     let read = |controller: &str, file: &str| {
-        let path = format!("/sys/fs/cgroup/{controller}{}/crio-{id}/{file}", node.cgroup_parent);
+        let path = format!("/sys/fs/cgroup/{controller}{}/{file}", node.container_cgroup(&id));
         std::fs::read_to_string(&path)
             .map(|text| text.trim().to_owned())
             .map_err(|error| anyhow::anyhow!("{path}: {error}"))

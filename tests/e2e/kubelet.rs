@@ -42,7 +42,7 @@ async fn a_pod_whose_process_dies_is_not_ready(node: &mut Node) -> anyhow::Resul
     }
     let pod = node.running("", config).await?;
     let first = || {
-        let processes = node.namespaces.processes().into_iter();
+        let processes = node.processes().into_iter();
         processes
             .filter(|process| process.command_line.ends_with("pause"))
             .collect::<Vec<_>>()

@@ -41,7 +41,7 @@ async fn limits(node: &Node, id: &str) -> anyhow::Result<LinuxContainerResources
 /// What the kernel has: quota, period, shares or the weight that stands for them, memory, memory with swap, cpus.
 async fn kernel(node: &Node, id: &str) -> anyhow::Result<Vec<i64>> {
     let read = |controller: &str, file: &str| {
-        let path = format!("/sys/fs/cgroup/{controller}{}/crio-{id}/{file}", node.cgroup_parent);
+        let path = format!("/sys/fs/cgroup/{controller}{}/{file}", node.container_cgroup(id));
         let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
         Ok::<_, anyhow::Error>(text.trim().to_owned())
     };

@@ -23,23 +23,36 @@ pub struct Namespaces {
     /// `unshare`, which waits for the first process.
     outer: Child,
     first: Pid,
+    processes: Processes,
+}
+
+/// Whether the namespaces have one for processes among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Processes {
+    Own,
+    Shared,
 }
 
 impl Namespaces {
     /// `preparation` is shell text that runs inside before anything else.
     pub fn create(preparation: &str) -> anyhow::Result<Self> {
+        Self::with(preparation, Processes::Own)
+    }
+
+    /// The same, but processes have the machine's numbers, and do not end with the namespaces.
+    pub fn among_the_machines_processes(preparation: &str) -> anyhow::Result<Self> {
+        Self::with(preparation, Processes::Shared)
+    }
+
+    fn with(preparation: &str, processes: Processes) -> anyhow::Result<Self> {
         // The shell reaps the orphans of the namespace while it waits for the keeper, which ends with the test.
         let script = format!("set -e\n{preparation}\nexec 3<&0\n{KEEPER} >/dev/null &\necho ready\nwait $!");
         let mut outer = Command::new("unshare")
-            .args([
-                "--mount",
-                "--net",
-                "--pid",
-                "--fork",
-                "--mount-proc",
-                "--propagation",
-                "private",
-            ])
+            .args(["--mount", "--net", "--fork", "--propagation", "private"])
+            .args(match processes {
+                Processes::Own => &["--pid", "--mount-proc"][..],
+                Processes::Shared => &[],
+            })
             .args(["sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -55,7 +68,11 @@ impl Namespaces {
             );
         }
         let first = child_of(pid_of(&outer)).context("unshare has no child")?;
-        Ok(Namespaces { outer, first })
+        Ok(Namespaces {
+            outer,
+            first,
+            processes,
+        })
     }
 
     /// A command that will run inside.
@@ -101,6 +118,24 @@ impl Namespaces {
             .flatten()
             .filter_map(|entry| Process::read(&entry.path()))
             .collect()
+    }
+
+    /// Whether a process of [`Self::processes`] is the first one, or waits for one that was sent inside.
+    pub fn keeps(&self, process: &Process) -> bool {
+        let sender = format!("nsenter --target {} ", self.first);
+        match self.processes {
+            Processes::Own => process.pid == 1,
+            Processes::Shared => process.pid == self.first.as_raw() || process.command_line.starts_with(&sender),
+        }
+    }
+
+    /// Whether a process of [`Self::processes`] sees the mounts of these namespaces; all do whose numbers are inside.
+    pub fn has_sight_of(&self, process: &Process) -> bool {
+        let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        match self.processes {
+            Processes::Own => true,
+            Processes::Shared => namespace(process.pid) == namespace(self.first.as_raw()),
+        }
     }
 
     pub fn mounts(&self) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! One node: a temporary root, namespaces of its own, the daemon in them, and a registry when a test asks for an image.
 
+mod cgroups;
 mod held;
 mod layout;
 mod recipes;
@@ -7,13 +8,14 @@ mod recipes;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub use cgroups::CgroupManager;
 pub use recipes::payload;
 
 use layout::{make_directories, preparation, write_configuration};
@@ -72,6 +74,7 @@ pub struct Node {
     pub runtime: Runtime,
     pub client: Client,
     pub namespaces: Namespaces,
+    pub cgroup_manager: CgroupManager,
     /// All pods' cgroups are beneath this one.
     pub cgroup_parent: String,
     root: PathBuf,
@@ -100,14 +103,20 @@ impl Node {
             }
         };
         make_directories(&root)?;
-        write_configuration(&root, setup.runtime)?;
-        let namespaces = Namespaces::create(&preparation(setup.runtime))?;
+        let cgroup_manager = CgroupManager::of_this_run();
+        write_configuration(&root, setup.runtime, cgroup_manager)?;
+        let preparation = preparation(setup.runtime, cgroup_manager);
+        let namespaces = match cgroup_manager {
+            CgroupManager::Cgroupfs => Namespaces::create(&preparation)?,
+            CgroupManager::Systemd => Namespaces::among_the_machines_processes(&preparation)?,
+        };
         let (client, daemon) = start_daemon(&namespaces, &root, None).await?;
         Ok(Node {
             runtime: setup.runtime,
             client,
             namespaces,
-            cgroup_parent: unique_cgroup(),
+            cgroup_manager,
+            cgroup_parent: cgroup_manager.unique_parent(),
             root,
             daemon: Some(daemon),
             registry: None,
@@ -222,8 +231,8 @@ impl Drop for Node {
             let _ = daemon.outer.wait();
         }
         self.registry = None;
-        for process in self.namespaces.processes() {
-            if process.pid != 1 && process.command_line != KEEPER {
+        for process in self.processes() {
+            if process.command_line != KEEPER {
                 let _ = self.namespaces.run("kill", &["-9", &process.pid.to_string()]);
             }
         }
@@ -233,16 +242,6 @@ impl Drop for Node {
             leaks::remove_cgroups(&self.cgroup_parent);
         }
     }
-}
-
-/// Names of cgroups are the machine's own, not the namespace's.
-fn unique_cgroup() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!(
-        "/crio-e2e-{}-{}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    )
 }
 
 /// Where the programs under test are.

@@ -136,6 +136,13 @@ impl ServiceHost {
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// The same without the scope that a daemon with `monitor_cgroup = "delegated"` has while it runs.
+    fn scopes_of_pods(&self) -> anyhow::Result<Vec<String>> {
+        let mut scopes = self.scopes()?;
+        scopes.retain(|scope| scope != "crio-monitors.scope");
+        Ok(scopes)
+    }
+
     /// The processes of a cgroup, by its path below the root, wherever it exists.
     pub fn processes_in(&self, cgroup: &str) -> anyhow::Result<Vec<String>> {
         let script = "cat /sys/fs/cgroup/systemd\"$1\"/cgroup.procs /sys/fs/cgroup\"$1\"/cgroup.procs 2>/dev/null || :";
@@ -149,7 +156,7 @@ impl ServiceHost {
             .remove_everything()
             .await
             .with_context(|| self.journal().unwrap_or_default())?;
-        let gone = eventually("no scope of a pod's is left", || Ok(self.scopes()?.is_empty())).await;
+        let gone = eventually("no scope of a pod's is left", || Ok(self.scopes_of_pods()?.is_empty())).await;
         gone.with_context(|| format!("{:?}", self.scopes()))?;
         self.host.run("systemctl", &["stop", UNIT])?;
         let state = self.host.run("systemctl", &["is-system-running"])?;

@@ -7,6 +7,13 @@ suite=${1:?the Debian release, bookworm for one}
 tree=target/hosts/$suite
 
 packages=systemd,systemd-sysv,dbus,runc,crun,containernetworking-plugins,iptables,nftables,iproute2,procps,util-linux,kmod
+case $suite in
+bookworm) ;;
+*) # a whole machine: what the tests need besides, and what Debian 12 has not or has too old
+    packages+=,docker-registry,apache2-utils,openssl,ca-certificates,jq,strace,python3,nodejs,busybox,conntrack
+    packages+=,apparmor,criu,libcriu2,e2fsprogs
+    ;;
+esac
 
 say() { echo "hosts: $*"; }
 fail() { echo "hosts: $*" >&2; exit 1; }
@@ -18,10 +25,7 @@ fi
 [ "$(id -u)" = 0 ] || fail "the root file system of a test host can only be made by root"
 command -v mmdebstrap >/dev/null || fail "mmdebstrap is not installed: run make setup"
 
-# The mirror that this machine uses already.
-mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[[^]]*\] \)\?\(http[^ ]*\) .*/\2/p' \
-    /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | grep -v security | head -n 1 || true)
-
+. tests/hosts/mirror.sh
 say "Debian $suite: making $tree from packages (a minute or two, once)"
 mkdir -p target/hosts
 rm -rf --one-file-system "$tree.new" "$tree" "$tree.packages"

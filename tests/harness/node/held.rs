@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use super::{BRIDGE, Node, SETTLE_LIMIT};
 use crate::leaks::{self, Kind, Snapshot};
-use crate::namespaces::KEEPER;
+use crate::namespaces::{KEEPER, Process};
 use crate::{POLL, eventually};
 
 /// A layer that is left has hundreds of files; the first few tell enough.
@@ -23,8 +23,8 @@ impl Node {
         let interfaces = self.namespaces.interfaces().into_iter().filter(|name| name != BRIDGE);
         snapshot.add(Kind::Interface, interfaces);
         snapshot.add(Kind::Cgroup, leaks::cgroups(&self.cgroup_parent));
-        let processes = self.namespaces.processes().into_iter();
-        let others = processes.filter(|process| process.pid != 1 && !is_of_the_node(&process.command_line));
+        let processes = self.processes().into_iter();
+        let others = processes.filter(|process| !is_of_the_node(&process.command_line));
         snapshot.add(Kind::Process, others.map(|process| process.command_line));
         let kept = [
             "root",
@@ -86,7 +86,7 @@ impl Node {
     /// Kills what runs for a container that the daemon can't know of any more because the test spoiled its record, and
     /// does not count what is left of it.
     pub fn give_up(&mut self, id: &str) -> anyhow::Result<()> {
-        for process in self.namespaces.processes() {
+        for process in self.processes() {
             if process.cgroup.contains(id) || process.command_line.contains(id) {
                 self.namespaces.run("kill", &["-9", &process.pid.to_string()])?;
             }
@@ -101,7 +101,7 @@ impl Node {
     /// SIGKILL for the monitor of a container; returns when it is gone.
     pub async fn kill9_monitor(&self, id: &str) -> anyhow::Result<()> {
         let is_monitor = |line: &str| line.contains("conmon-rs") && line.contains(id);
-        let mut monitors = self.namespaces.processes();
+        let mut monitors = self.processes();
         monitors.retain(|process| is_monitor(&process.command_line));
         if monitors.is_empty() {
             bail!("the container {id} has no monitor");
@@ -115,13 +115,20 @@ impl Node {
         .await
     }
 
+    /// The node's own processes, but for the first one that keeps its namespaces.
+    pub fn processes(&self) -> Vec<Process> {
+        let parent = self.cgroup_parent.trim_start_matches('/');
+        let mut processes = self.namespaces.processes();
+        processes.retain(|process| {
+            !self.namespaces.keeps(process)
+                && (process.cgroup.contains(parent) || self.namespaces.has_sight_of(process))
+        });
+        processes
+    }
+
     /// The processes inside whose command line contains a text.
     pub fn processes_with(&self, text: &str) -> Vec<String> {
-        let all = self
-            .namespaces
-            .processes()
-            .into_iter()
-            .map(|process| process.command_line);
+        let all = self.processes().into_iter().map(|process| process.command_line);
         all.filter(|line| line.contains(text)).collect()
     }
 }
@@ -137,7 +144,9 @@ fn is_layout(root: &Path, path: &str) -> bool {
     let depth = path.strip_prefix(root).map_or(0, |rest| rest.components().count());
     // host-local remembers the last address it gave, per network and range.
     let host_local = name.starts_with("last_reserved_ip") || name == "lock";
-    host_local || (depth <= 2 && name.len() < 64)
+    // Newer versions of crun keep the filters that they have compiled.
+    let filters = path.components().any(|part| part.as_os_str() == ".cache");
+    host_local || filters || (depth <= 2 && name.len() < 64)
 }
 
 /// Whether a process is there as long as the node is: what holds its namespaces, the registry, the daemon.

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::{BRIDGE, REGISTRY_PORT, Runtime, SUBNET, find_program};
+use super::{BRIDGE, CgroupManager, REGISTRY_PORT, Runtime, SUBNET, find_program};
 
 pub(super) fn make_directories(root: &Path) -> anyhow::Result<()> {
     for name in [
@@ -29,15 +29,15 @@ pub(super) fn make_directories(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) fn write_configuration(root: &Path, runtime: Runtime) -> anyhow::Result<()> {
+pub(super) fn write_configuration(root: &Path, runtime: Runtime, cgroups: CgroupManager) -> anyhow::Result<()> {
     let at = |name: &str| root.join(name).display().to_string();
     let mut toml = String::new();
-    let name = runtime.name();
+    let (name, cgroups) = (runtime.name(), cgroups.name());
     write!(
         toml,
         "[crio]\nroot = \"{}\"\nrunroot = \"{}\"\n\
          [crio.api]\nlisten = \"{}\"\n\
-         [crio.runtime]\ndefault_runtime = \"{name}\"\ncontainer_exits_dir = \"{}\"\ncontainer_attach_socket_dir = \"{}\"\n\
+         [crio.runtime]\ndefault_runtime = \"{name}\"\ncgroup_manager = \"{cgroups}\"\ncontainer_exits_dir = \"{}\"\ncontainer_attach_socket_dir = \"{}\"\n\
          namespaces_dir = \"{}\"\nlog_level = \"debug\"\n\
          [crio.runtime.runtimes.{name}]\nruntime_path = \"{}\"\nruntime_root = \"{}\"\n\
          [crio.image]\ninsecure_registries = [\"127.0.0.1:{REGISTRY_PORT}\", \"127.0.0.1:5001\", \"127.0.0.1:5003\"]\npull_progress_timeout = \"3s\"\n\
@@ -78,9 +78,9 @@ pub(super) fn write_configuration(root: &Path, runtime: Runtime) -> anyhow::Resu
 
 /// What must be so inside the namespaces before the daemon starts: `/run` is a place of the node's own, loopback is up,
 /// and crun 1.8, which takes a cgroup2 mount beside v1 controllers for an unknown layout, sees none.
-pub(super) fn preparation(runtime: Runtime) -> String {
-    let mut script =
-        "mount -t tmpfs -o mode=755 tmpfs /run\nmkdir -p /run/netns /run/lock\nip link set lo up".to_owned();
+pub(super) fn preparation(runtime: Runtime, cgroups: CgroupManager) -> String {
+    let mut script = cgroups.preparation("mount -t tmpfs -o mode=755 tmpfs /run");
+    script += "\nmkdir -p /run/netns /run/lock\nip link set lo up";
     if runtime == Runtime::Crun {
         script += "\nif mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi";
     }

@@ -617,20 +617,25 @@ fn below(cgroup: &CgroupPath, mount: &Path) -> PathBuf {
 }
 
 /// Lets the cgroup have controllers, from the root down. A controller that can't be had is one without limits.
+///
+/// What is missing is asked for at once: a directory with processes may have some of them on its own only, and would
+/// then refuse processes to what is below it.
 fn switch_on_controllers(hierarchy: &Hierarchy, cgroup: &CgroupPath) {
     let mut dir = hierarchy.mount.clone();
     for part in cgroup.as_str().split('/').filter(|part| !part.is_empty()) {
-        let on = fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
-        for name in V2_CONTROLLERS
+        let names = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
+        let (here, on) = (names("cgroup.controllers"), names("cgroup.subtree_control"));
+        let has = |list: &str, name: &str| list.split_whitespace().any(|known| known == name);
+        let missing: Vec<_> = V2_CONTROLLERS
             .iter()
-            .filter(|name| hierarchy.controllers.contains(**name))
+            .filter(|name| has(&here, name) && !has(&on, name))
+            .map(|name| format!("+{name}"))
+            .collect();
+        let missing = missing.join(" ");
+        if !missing.is_empty()
+            && let Err(error) = write(&dir.join("cgroup.subtree_control"), &missing)
         {
-            if on.split_whitespace().any(|known| known == *name) {
-                continue;
-            }
-            if let Err(error) = write(&dir.join("cgroup.subtree_control"), &format!("+{name}")) {
-                tracing::debug!(path = %dir.display(), controller = name, %error, "switch on controller, ignoring");
-            }
+            tracing::debug!(path = %dir.display(), controllers = missing, %error, "switch on controllers, ignoring");
         }
         dir.push(part);
     }

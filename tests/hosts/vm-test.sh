@@ -1,0 +1,63 @@
+#!/bin/bash
+# vm-test.sh [--short]: the end-to-end tests in a guest (vm.sh), where systemd is process 1 and cgroups are of version 2:
+# all of them with cgroups by systemd, and those that look at cgroups also by cgroupfs. --short takes a few of each.
+# What each said is in target/vm-test; the summary names every test that ran.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+results=target/vm-test
+short=${1:-}
+
+for step in "tree.sh trixie" kernel.sh "disk.sh trixie"; do
+    # shellcheck disable=SC2086 # a program and its argument
+    if ! tests/hosts/$step; then
+        echo "SKIPPED: no guest with cgroup version 2: tests/hosts/$step failed, its reason is above" >&2
+        exit 0
+    fi
+done
+
+rm -rf $results
+mkdir -p $results
+pwd >$results/repository
+install -m 0755 tests/hosts/guest-tests.sh $results/job
+programs_of() { # a package
+    cargo test -p "$1" --no-run --message-format=json 2>/dev/null |
+        jq -r 'select(.executable != null and .profile.test) | [.target.name, .executable] | join(" ")'
+}
+programs_of e2e >$results/programs
+programs_of crio-manager | grep '^cgroup ' >>$results/programs
+
+program() { sed -n "s/^$1 //p" $results/programs; }
+one() { # a cgroup manager, a test program, arguments
+    echo "$1 $2 $(program "$2") --test-threads=1 ${*:3}" >>$results/list
+}
+if [ "$short" = --short ]; then
+    one cgroupfs cgroup
+    for manager in systemd cgroupfs; do
+        one $manager resources limits_ a_limit
+        one $manager container_lifecycle limits_reach memory
+        one $manager killed
+    done
+else
+    one cgroupfs cgroup
+    for name in pod_lifecycle container_lifecycle kubelet logs exec streaming resources events stats images network \
+        restart killed races create_timeout bad_input security traps service; do
+        one systemd $name
+    done
+    for name in container_lifecycle resources stats killed restart create_timeout; do
+        one cgroupfs $name
+    done
+fi
+
+status=0
+LIMIT=${LIMIT:-5400} tests/hosts/vm.sh $results/job || status=$?
+for manager in systemd cgroupfs; do
+    for file in $results/$manager.*.txt; do
+        [ -e "$file" ] || continue
+        name=$(basename "$file" .txt)
+        sed -n "s/^test \(.*\) \.\.\. \(.*\)/$manager, version 2: ${name#*.}: \1: \2/p" "$file" | tr -d '\r'
+    done
+done
+grep -h SKIPPED $results/*.txt || true
+count() { cat $results/*.txt | grep -c "^test .* \.\.\. $1" || true; }
+echo "vm-test: $(count ok) passed, $(count FAILED) failed (what they said is in $results)"
+exit $status
