@@ -10,6 +10,7 @@ run_on!(runc, crun:
     a_limit_below_what_is_in_use_is_refused,
     a_refused_limit_changes_none_of_the_others,
     what_the_runtime_says_of_a_limit_is_a_sentence,
+    files_of_version_2_are_set_by_their_names,
 );
 run_on!(runc:
     what_is_created_can_be_changed_and_what_has_exited_cannot,
@@ -231,6 +232,49 @@ async fn what_is_created_can_be_changed_and_what_has_exited_cannot(node: &mut No
     assert_eq!(refused(update(node, &id, asked(300)).await), Code::FailedPrecondition);
     assert_eq!(limits(node, &id).await?.cpu_shares, 200);
     assert_eq!(refused(update(node, "nobody", asked(1)).await), Code::NotFound);
+    Ok(())
+}
+
+async fn files_of_version_2_are_set_by_their_names(node: &mut Node) -> anyhow::Result<()> {
+    if !v2() {
+        eprintln!("SKIPPED: no cgroup version 2 alone");
+        return Ok(());
+    }
+    let named = |file: &str, value: &str| LinuxContainerResources {
+        unified: [(file.to_owned(), value.to_owned())].into(),
+        ..Default::default()
+    };
+    let pod = node.running_host_pod("unified").await?;
+    let with = |name: &str, resources| {
+        let mut config = sh(name, &pod.image, "sleep 1000");
+        config.linux.get_or_insert_default().resources = Some(resources);
+        config
+    };
+    let mut resources = named("memory.high", "50331648");
+    resources.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    let id = pod.run(&with("good", resources)).await?;
+    let read = |file: &str| std::fs::read_to_string(format!("/sys/fs/cgroup{}/{file}", node.container_cgroup(&id)));
+    assert_eq!(
+        (read("memory.high")?, read("memory.oom.group")?),
+        ("50331648\n".to_owned(), "1\n".to_owned())
+    );
+    update(node, &id, named("memory.high", "67108864")).await?;
+    assert_eq!(read("memory.high")?, "67108864\n");
+    assert_eq!(limits(node, &id).await?.unified["memory.high"], "67108864");
+
+    let unknown = named("memory.of_elephants", "1");
+    for refusal in [
+        pod.client
+            .create(&pod.id, &with("bad", unknown.clone()), &pod.config)
+            .await
+            .map(drop),
+        update(node, &id, unknown).await,
+    ] {
+        let status = refusal.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("memory.of_elephants"), "{status}");
+    }
+    assert_eq!(read("memory.high")?, "67108864\n");
     Ok(())
 }
 

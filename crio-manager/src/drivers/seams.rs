@@ -6,6 +6,7 @@
 use crate::drivers::cgroup::{Counters, Usage};
 use crate::drivers::image::PullRequest;
 use crate::model::container::Resources;
+use crate::model::name::Pairs;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
@@ -391,6 +392,10 @@ pub trait Cgroups: Send + Sync {
 
     /// The limits it has now, every one that the kernel has; of the files of cgroup v2 those named in `unified`.
     async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources>;
+
+    /// Writes into files of cgroup v2, by their names, what they do not say yet: not every runtime sets all of them.
+    /// Nothing on version 1.
+    async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> DriverResult<()>;
 
     /// Takes the CPU quota away; `Ok` where there is none.
     async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()>;

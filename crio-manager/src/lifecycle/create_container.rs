@@ -6,6 +6,7 @@ use super::error::{Error, InStep, Step, StepFailed};
 use super::events::What;
 use super::reap::HalfMade;
 use super::release;
+use super::specify::blame_named_file;
 use super::under_way::{self, PATIENCE};
 use super::undo::Undo;
 use crate::drivers::seams::{
@@ -146,7 +147,13 @@ impl Lifecycle {
             launched = d.monitor.create(launch) => launched,
             () = sandbox.stopped() => Err(DriverError::new(ErrorKind::Failed, "the pod sandbox was stopped meanwhile")),
         };
+        let launched = launched.map_err(|failed| blame_named_file(&plan.resources, failed));
         let Launched { process, monitor } = launched.in_step("launch monitor")?;
+        let cgroup = parent.container(&plan.id);
+        d.cgroup
+            .set_files(&cgroup, &plan.resources.unified)
+            .step("set unified")
+            .await?;
         tracing::Span::current().record("pid", process.pid.get());
         let held = Held {
             process: hold(d, Some(process)).in_step("take hold of the process")?,

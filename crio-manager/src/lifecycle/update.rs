@@ -3,7 +3,7 @@
 use super::Lifecycle;
 use super::cell::ContainerCell;
 use super::error::{Error, InStep, Step, StepFailed};
-use super::specify::specify_update;
+use super::specify::{blame_named_file, specify_update};
 use super::under_way::{self, PATIENCE};
 use crate::drivers::seams::DriverResult;
 use crate::model::SandboxState;
@@ -68,10 +68,11 @@ impl Lifecycle {
     async fn set_limits(&self, cell: &ContainerCell, json: Vec<u8>, asked: &Resources) -> Result<(), StepFailed> {
         let d = self.drivers();
         let cgroup = cell.cgroup_parent.container(&cell.plan.id);
-        d.runtime
-            .update(&cell.handler, &cell.plan.id, json)
-            .step("update")
-            .await?;
+        let updated = d.runtime.update(&cell.handler, &cell.plan.id, json).await;
+        updated
+            .map_err(|failed| blame_named_file(asked, failed))
+            .in_step("update")?;
+        d.cgroup.set_files(&cgroup, &asked.unified).step("set unified").await?;
         if asked.cpu_quota_us.is_some_and(|quota| quota < 0) {
             d.cgroup.lift_cpu_quota(&cgroup).step("lift quota").await?;
         }

@@ -9,6 +9,7 @@ mod pressure;
 
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
+use crate::model::name::Pairs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -548,6 +549,15 @@ impl Cgroupfs {
     pub async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> Result<Resources> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.limits(&cgroup, &unified)).await
+    }
+
+    /// Writes into files of version 2 what they do not say yet; nothing where version 1 has the controllers.
+    pub async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let (cgroup, files) = (cgroup.clone(), files.clone());
+        self.blocking(move |tree| tree.set_files(&cgroup, &files)).await
     }
 
     /// Sets the `oom_score_adj` of every process in it.

@@ -31,6 +31,12 @@ pub enum Error {
         limit: &'static str,
         source: cgroups_rs::fs::error::Error,
     },
+    #[error("unified {name}: set it to {value:?}")]
+    NamedFile {
+        name: String,
+        value: String,
+        source: io::Error,
+    },
     #[error("cgroup {cgroup}: processes {pids:?} outlive SIGKILL")]
     Unkillable { cgroup: CgroupPath, pids: Vec<u32> },
     #[error("cgroup {cgroup} cannot be removed, processes in it: {pids:?}")]

@@ -5,6 +5,7 @@ use super::{Counters, Error, Limits, Mode, Usage};
 use crate::drivers::seams::{CgroupManager, CgroupSummary, Cgroups, DriverError, DriverResult, Entrance, ErrorKind};
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
+use crate::model::name::Pairs;
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ impl From<Error> for DriverError {
             }
             Error::Unkillable { .. } => ErrorKind::TimedOut,
             Error::Busy { .. } => ErrorKind::InUse,
+            Error::NamedFile { .. } => ErrorKind::Invalid,
         };
         DriverError::chain(kind, &error)
     }
@@ -53,6 +55,10 @@ impl Cgroups for Cgroupfs {
 
     async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources> {
         Ok(Cgroupfs::limits(self, cgroup, unified).await?)
+    }
+
+    async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> DriverResult<()> {
+        Ok(Cgroupfs::set_files(self, cgroup, files).await?)
     }
 
     async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()> {

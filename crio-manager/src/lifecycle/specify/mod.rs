@@ -8,7 +8,7 @@ mod resources;
 mod security;
 
 pub(super) use exec::specify_exec;
-pub(super) use resources::specify_update;
+pub(super) use resources::{blame_named_file, specify_update};
 
 use super::Lifecycle;
 use crate::drivers::seams::{DriverError, ErrorKind};

@@ -1,7 +1,7 @@
 //! What a container may use.
 
 use super::json;
-use crate::drivers::seams::DriverResult;
+use crate::drivers::seams::{DriverError, DriverResult, ErrorKind};
 use crate::model::container;
 use crate::spec::resources::{CpuQuota, HugepageLimit, Resources};
 use crate::spec::{self, Node};
@@ -32,6 +32,13 @@ pub(super) fn resources(asked: &container::Resources, pids_limit: Option<u64>, m
         unified: asked.unified.clone(),
         memory_minimum_bytes,
     }
+}
+
+/// A runtime that fails over a file of version 2 that was asked for by its name: it is the request that is wrong.
+pub(in crate::lifecycle) fn blame_named_file(asked: &container::Resources, failed: DriverError) -> DriverError {
+    let named = asked.unified.keys().any(|file| failed.message.contains(file.as_str()));
+    let kind = if named { ErrorKind::Invalid } else { failed.kind };
+    DriverError { kind, ..failed }
 }
 
 /// Changes to the limits of a container that stands, as OCI JSON. "Unlimited" has to be said here, but

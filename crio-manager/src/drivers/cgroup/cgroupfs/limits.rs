@@ -1,9 +1,10 @@
 //! The limits that a cgroup has now, in CRI's words, whoever set them.
 
-use super::{Tree, below, read_number};
-use crate::drivers::cgroup::{Error, Result};
+use super::{Tree, below, read_number, write};
+use crate::drivers::cgroup::{Error, Mode, Result};
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
+use crate::model::name::Pairs;
 use std::fs;
 use std::path::Path;
 
@@ -37,6 +38,24 @@ impl Tree {
                 .collect();
         }
         Ok(limits)
+    }
+
+    pub(super) fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> Result<()> {
+        let Some(v2) = self.hierarchies.first().filter(|_| self.host.mode == Mode::V2) else {
+            return Ok(());
+        };
+        let dir = below(cgroup, &v2.mount);
+        for (name, value) in files.iter().filter(|(name, _)| !name.contains('/')) {
+            let path = dir.join(name);
+            if read_word(&path).as_ref() != Some(value) {
+                write(&path, value).map_err(|source| Error::NamedFile {
+                    name: name.clone(),
+                    value: value.clone(),
+                    source,
+                })?;
+            }
+        }
+        Ok(())
     }
 }
 

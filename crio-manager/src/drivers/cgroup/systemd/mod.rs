@@ -15,6 +15,7 @@ use crate::drivers::seams::{CgroupManager, CgroupSummary, Cgroups, DriverError, 
 use crate::model::CgroupPath;
 use crate::model::cgroup::Scope;
 use crate::model::container::Resources;
+use crate::model::name::Pairs;
 use crate::model::slice::Slice;
 use async_trait::async_trait;
 use bus::{Bus, Start};
@@ -254,6 +255,10 @@ impl Cgroups for Systemd {
 
     async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources> {
         Cgroups::limits(&self.files, cgroup, unified).await
+    }
+
+    async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> DriverResult<()> {
+        Cgroups::set_files(&self.files, cgroup, files).await
     }
 
     async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()> {
