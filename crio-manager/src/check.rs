@@ -252,6 +252,7 @@ fn cgroup_findings(host: &CgroupHost) -> Vec<Finding> {
 async fn runtimes(config: &Config) -> Vec<Finding> {
     let runtimes = CommandLine::new(handlers(config), config.runtime.default_runtime.clone());
     runtimes.probe().await;
+    let hybrid = Cgroupfs::detect().is_ok_and(|driver| driver.host().mode == Mode::Hybrid);
     let finding = |health: HandlerHealth| {
         let what = format!("runtime {}", health.name);
         let path = config
@@ -259,6 +260,11 @@ async fn runtimes(config: &Config) -> Vec<Finding> {
             .get(&health.name)
             .map(|handler| handler.runtime_path.display().to_string());
         match (health.version, health.is_default) {
+            (Ok(version), is_default) if hybrid && refuses_hybrid(&version) => {
+                let verdict = if is_default { Finding::bad } else { Finding::warning };
+                let found = format!("{version}, which refuses cgroups of both versions beside each other");
+                verdict(what, found, "use crun 1.9 or later, or runc, or unmount the cgroup2 hierarchy".to_owned())
+            }
             (Ok(version), true) => Finding::good(what, format!("{version}, the default")),
             (Ok(version), false) => Finding::good(what, version),
             (Err(error), true) => {
@@ -273,6 +279,13 @@ async fn runtimes(config: &Config) -> Vec<Finding> {
         }
     };
     runtimes.health().into_iter().map(finding).collect()
+}
+
+/// crun before 1.9, by its version line.
+fn refuses_hybrid(version: &str) -> bool {
+    let number = version.strip_prefix("crun version ").unwrap_or_default();
+    let mut parts = number.split('.').map_while(|part| part.parse::<u32>().ok());
+    parts.next().zip(parts.next()).is_some_and(|version| version < (1, 9))
 }
 
 fn monitors(config: &Config) -> Vec<Finding> {
@@ -390,6 +403,20 @@ mod tests {
         assert!(is_fit(&cgroup_findings(&host(&CONTROLLERS))));
         let findings = cgroup_findings(&host(&["cpu", "memory", "cpuset"]));
         assert!(!is_fit(&findings) && table(&findings).contains("without pids"));
+    }
+
+    #[test]
+    fn old_cruns_are_known_by_their_version_line() {
+        for (version, refuses) in [
+            ("crun version 1.8.1", true),
+            ("crun version 0.20", true),
+            ("crun version 1.9", false),
+            ("crun version 1.21", false),
+            ("runc version 1.1.5", false),
+            ("crun version unknown", false),
+        ] {
+            assert_eq!(refuses_hybrid(version), refuses, "{version}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ mkdir "$state/memory"
 cat >"$state/job" <<END
 #!/bin/sh
 ulimit -c 0
-sysctl -q kernel.threads-max=${GUEST_THREADS:-280}
+sysctl -q kernel.threads-max=${GUEST_THREADS:-500}
 "$job" >"$state/output" 2>&1
 echo \$? >"$state/status"
 sync
