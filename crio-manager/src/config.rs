@@ -7,6 +7,7 @@
 
 mod keys;
 mod layers;
+mod metrics;
 mod print;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use thiserror::Error;
 
 pub use keys::{Key, command_line_keys, restart_needed};
 pub use layers::{Sources, load};
+pub use metrics::{Collector, MetricsConfig};
 pub use print::{commented_defaults, effective};
 pub use value::SOCKET_PATH_MAX;
 use value::{Setting, Value, one_of};
@@ -39,6 +41,7 @@ pub struct Config {
     pub runtimes: BTreeMap<String, RuntimeHandler>,
     pub image: ImageConfig,
     pub network: NetworkConfig,
+    pub metrics: MetricsConfig,
     pub manager: ManagerConfig,
 }
 
@@ -216,6 +219,7 @@ impl Default for Config {
                 network_dir: "/etc/cni/net.d".into(),
                 plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             },
+            metrics: MetricsConfig::default(),
             manager: ManagerConfig {
                 state_dir: "/var/lib/crio".into(),
                 pause_path: PathBuf::new(),

@@ -12,6 +12,7 @@
 //! - `spec`: decisions → OCI runtime spec; pure
 //! - `config`: files, environment and flags → one checked configuration
 //! - `cli`: the command line; `status`: asks a daemon what it has and does; `logging`: the daemon's own log
+//! - `metrics`: what is counted, for Prometheus
 //! - `node`: builds the drivers from the configuration, hands them to the rooms, serves until SIGTERM
 //! - `systemd`: what the service manager is told; `reload`: what SIGHUP changes
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
@@ -22,6 +23,7 @@ pub mod config;
 pub mod drivers;
 pub mod lifecycle;
 pub mod logging;
+pub mod metrics;
 pub mod model;
 pub mod node;
 pub mod reload;

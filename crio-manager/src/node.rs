@@ -1,7 +1,8 @@
 //! Builds the drivers from the configuration, hands them to the rooms, and serves until SIGTERM.
 
 use crate::config::{
-    self, CgroupManager, Config, EnvVariable, Limit, MonitorCgroup, RuntimeHandler, ShortNameMode, Ulimit,
+    self, CgroupManager, Config, EnvVariable, Limit, MetricsConfig, MonitorCgroup, RuntimeHandler, ShortNameMode,
+    Ulimit,
 };
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
@@ -21,6 +22,7 @@ use crate::drivers::runtime::CommandLine;
 use crate::drivers::seams::{Cgroups, Drivers};
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
+use crate::metrics::{self, CountedCalls, Exposition};
 use crate::model::CgroupPath;
 use crate::model::record::Handler;
 use crate::reload::Reload;
@@ -45,6 +47,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,7 +100,8 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
     let (drivers, images) = drivers(&config).await?;
-    let lifecycle = Lifecycle::new(drivers, spec_defaults(&config)?);
+    let counts = metrics::Counts::default();
+    let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
@@ -111,6 +115,11 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
         .max_decoding_message_size(receive)
         .max_encoding_message_size(send);
     let stop_streaming = CancellationToken::new();
+    if let Some(server) = metrics_server(&config.metrics).await? {
+        let collectors: Vec<_> = config.metrics.metrics_collectors.iter().map(|name| name.0).collect();
+        let exposition = Exposition::new(lifecycle.clone(), &counts, images.transfers(), &collectors);
+        tokio::spawn(server.serve(exposition, stop_streaming.clone()));
+    }
     let streams = tokio::spawn(streaming.serve(lifecycle.clone(), stop_streaming.clone()));
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
@@ -118,6 +127,7 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_AT_ONCE)
         .layer(CallSpans)
+        .layer(CountedCalls::new(counts))
         .layer(Admission::new(CALLS_AT_ONCE))
         .add_service(runtime)
         .add_service(image)
@@ -229,6 +239,25 @@ async fn streaming_server(config: &Config) -> anyhow::Result<Server> {
         (true, _, _) => anyhow::bail!("stream_enable_tls needs stream_tls_cert and stream_tls_key"),
     };
     Ok(Server::listen(address, tls, api.stream_idle_timeout).await?)
+}
+
+/// The one for metrics, where it is wanted.
+async fn metrics_server(config: &MetricsConfig) -> anyhow::Result<Option<metrics::Server>> {
+    if !config.enable_metrics {
+        return Ok(None);
+    }
+    let tls = match (&config.metrics_cert, &config.metrics_key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_authorities: None,
+        }),
+        _ => anyhow::bail!("metrics_cert and metrics_key need each other"),
+    };
+    let address = SocketAddr::new(config.metrics_host, config.metrics_port);
+    let server = metrics::Server::listen(address, config.metrics_socket.as_deref(), tls).await;
+    server.map(Some).context("serve metrics")
 }
 
 /// Where the field's tools look for a signature policy.

@@ -5,6 +5,7 @@
 //! there must be no mount, cgroup, process, file or descriptor more than before.
 
 pub mod client;
+pub mod http;
 pub mod image;
 pub mod leaks;
 pub mod namespaces;

@@ -2,7 +2,7 @@
 //! flags, environment and `crio-manager config` all walk these lists.
 
 use super::value::{
-    Setting, Value, bytes, log_size, message_size, program, seconds, socket, stream_address, stream_idle_timeout,
+    Setting, Value, bytes, log_size, message_size, port, program, seconds, socket, stream_address, stream_idle_timeout,
     stream_port, sysctls,
 };
 use super::{Config, RuntimeHandler};
@@ -131,12 +131,13 @@ macro_rules! handler_key {
 }
 
 /// The tables in the order in which they are printed, each with its heading.
-pub static TABLES: [(&str, &str); 6] = [
+pub static TABLES: [(&str, &str); 7] = [
     ("crio", "Where things are kept."),
     ("crio.api", "The CRI socket."),
     ("crio.runtime", "What every container gets, and who runs it."),
     ("crio.image", "Images."),
     ("crio.network", "The pod network."),
+    ("crio.metrics", "What Prometheus scrapes; docs/metrics.md lists it."),
     ("crio_manager", "Keys of crio-manager's own."),
 ];
 
@@ -156,7 +157,7 @@ static LIVE: [(&str, &str); 11] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 49] = [
+pub static KEYS: [Key; 56] = [
     key!(
         "crio",
         "root",
@@ -395,6 +396,48 @@ pub static KEYS: [Key; 49] = [
     key!("crio.network", "network_dir", network.network_dir, "Where CNI configuration files are; a change there needs no restart.", flag "cni-config-dir"),
     key!("crio.network", "plugin_dirs", network.plugin_dirs, "Where CNI plugins are looked for, in this order.", flag "cni-plugin-dir"),
     key!(
+        "crio.metrics",
+        "enable_metrics",
+        metrics.enable_metrics,
+        "Serve metrics over HTTP at /metrics."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_collectors",
+        metrics.metrics_collectors,
+        "Which of them, by their names, with or without what CRI-O's begin with."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_host",
+        metrics.metrics_host as stream_address,
+        "The address they are served on; \"\" is 127.0.0.1."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_port",
+        metrics.metrics_port as port,
+        "Its port; 0 takes a free one, which the log names."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_socket",
+        metrics.metrics_socket,
+        "A unix socket that serves them too; \"\" is none."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_cert",
+        metrics.metrics_cert,
+        "Serve them over TLS, with this certificate; PEM, read anew when it changes."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_key",
+        metrics.metrics_key,
+        "The certificate's private key; PEM."
+    ),
+    key!(
         "crio_manager",
         "state_dir",
         manager.state_dir,
@@ -503,7 +546,7 @@ pub static HANDLER_KEYS: [HandlerKey; 13] = [
 ];
 
 /// Keys of CRI-O's that a file may carry and this version does nothing with.
-pub static NOT_USED: [(&str, &[&str]); 6] = [
+pub static NOT_USED: [(&str, &[&str]); 7] = [
     (
         "crio",
         &[
@@ -574,6 +617,7 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
         ],
     ),
     ("crio.network", &["cni_status_grace_period"]),
+    ("crio.metrics", &[]),
     ("crio_manager", &[]),
 ];
 
@@ -591,9 +635,8 @@ pub static HANDLER_KEYS_NOT_USED: [&str; 10] = [
 ];
 
 /// Whole tables of CRI-O's that this version does nothing with.
-pub static TABLES_NOT_USED: [&str; 6] = [
+pub static TABLES_NOT_USED: [&str; 5] = [
     "crio.checkpoint_restore",
-    "crio.metrics",
     "crio.nri",
     "crio.runtime.workloads",
     "crio.stats",

@@ -53,6 +53,23 @@ pub enum ErrorKind {
     Failed,
 }
 
+impl ErrorKind {
+    /// For what counts failures by their kind.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::TimedOut => "timed_out",
+            Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
+            Self::Untrusted => "untrusted",
+            Self::Exhausted => "exhausted",
+            Self::InUse => "in_use",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl DriverError {
     /// A failure of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {

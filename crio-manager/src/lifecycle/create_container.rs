@@ -30,7 +30,8 @@ impl Lifecycle {
         let exists = |id: &ContainerId| self.registry().container(id.as_str()).is_ok();
         let work = async move { this.make_container(&sandbox, plan).await };
         let names = &self.registry().container_names;
-        names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await
+        let made = names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await;
+        self.note_stall(made)
     }
 
     async fn make_container(&self, sandbox: &SandboxCell, plan: ContainerPlan) -> Result<ContainerId, Error> {

@@ -32,7 +32,8 @@ impl Lifecycle {
         let exists = |id: &SandboxId| self.registry().sandbox(id.as_str()).is_ok();
         let work = async move { this.make_sandbox(plan).await };
         let names = &self.registry().sandbox_names;
-        names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await
+        let made = names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await;
+        self.note_stall(made)
     }
 
     async fn make_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {

@@ -24,6 +24,7 @@ mod start;
 pub mod stats;
 mod stop;
 mod stream;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 mod under_way;
@@ -56,6 +57,7 @@ struct Room {
     tasks: TaskTracker,
     verbs: Verbs,
     events: events::Events,
+    tally: tally::Tally,
 }
 
 impl Lifecycle {
@@ -68,6 +70,7 @@ impl Lifecycle {
             tasks: TaskTracker::new(),
             verbs: Verbs::default(),
             events: events::Events::default(),
+            tally: tally::Tally::default(),
         };
         Self { room: Arc::new(room) }
     }
@@ -80,6 +83,11 @@ impl Lifecycle {
     /// The outside.
     pub fn drivers(&self) -> &Drivers {
         &self.room.drivers
+    }
+
+    /// What has been counted since the daemon began.
+    pub fn tally(&self) -> &tally::Tally {
+        &self.room.tally
     }
 
     /// The verbs under way, the oldest first.
@@ -119,6 +127,14 @@ impl Lifecycle {
             })
         };
         under_way.within(limit, outcome).await
+    }
+
+    /// Counts a creation whose caller is told that it is still under way.
+    fn note_stall<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::UnderWay { step, .. }) = &outcome {
+            self.tally().stalled.get_or_create(&[("stage", *step)]).inc();
+        }
+        outcome
     }
 
     /// Nobody is told anything any more: who watches sees the end.

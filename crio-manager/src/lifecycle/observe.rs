@@ -123,6 +123,14 @@ impl Lifecycle {
 
     async fn note_exit(&self, cell: &Arc<ContainerCell>, exit: Exit) {
         info!(container_id = %cell.plan.id, code = exit.status.code(), oom = exit.oom_killed, "container exited");
+        let status = match exit.status {
+            ExitStatus::Unknown(_) => "unknown",
+            _ => "known",
+        };
+        self.tally().exits.get_or_create(&[("status", status)]).inc();
+        if exit.oom_killed {
+            self.tally().out_of_memory.inc();
+        }
         // Processes outlive the first one where it does not rule its PID namespace; they end with the container.
         let cgroup = cell.cgroup_parent.container(&cell.plan.id);
         if let Err(error) = self.drivers().cgroup.kill(&cgroup, release::KILL_WAIT).await {

@@ -44,12 +44,15 @@ impl Lifecycle {
         let this = self.clone();
         tokio::spawn(async move {
             let (mut pause, longest) = PAUSE;
+            this.tally().half_made.inc();
             loop {
                 let leftovers = this.release_half_made(&what).await;
                 if leftovers.is_empty() {
+                    this.tally().half_made.dec();
                     return info!(what = what.id(), "half-made object removed");
                 }
                 warn!(what = what.id(), ?leftovers, again_in = ?pause, "half-made object cannot be removed yet");
+                this.tally().reap_retries.inc();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }

@@ -554,7 +554,7 @@ impl RuntimeService for Runtime {
     async fn get_container_events(&self, _: Request<v1::GetEventsRequest>) -> Reply<Self::GetContainerEventsStream> {
         let stopping = || Status::unavailable("the daemon is stopping");
         let events = self.lifecycle.watch_events().ok_or_else(stopping)?;
-        reply(events::stream(events))
+        reply(events::stream(events, self.lifecycle.tally().events_missed.clone()))
     }
 }
 

@@ -37,6 +37,7 @@ mod sources;
 mod store;
 mod tar_stream;
 mod tls;
+mod transfers;
 pub mod unpack;
 mod upper;
 
@@ -61,6 +62,7 @@ pub use overlay::{ContainerRootfs, MountedRootfs};
 pub use reference::ImageRef;
 pub use rootfs::FileOwner;
 pub use sources::{PullFiles, PullRequest};
+pub use transfers::Transfers;
 pub use unpack::Limits;
 
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, LayerUsage};
@@ -152,6 +154,7 @@ struct Node {
     overlays: Overlays,
     state: Mutex<State>,
     pulls: SharedPulls,
+    transfers: Transfers,
     /// Held across the awaits of a change to the index: one writer at a time.
     index_writer: Arc<tokio::sync::Mutex<()>>,
     layer_locks: KeyedLocks<DiffId>,
@@ -214,6 +217,11 @@ impl ImageStore {
             }
         }
         Err(first_error.unwrap_or(Error::NoSuchImage(name)))
+    }
+
+    /// What pulls have brought in.
+    pub fn transfers(&self) -> &Transfers {
+        &self.node.transfers
     }
 
     /// Loads the images of an OCI layout (directory or archive) or a Docker archive, compressed or not.
@@ -417,6 +425,7 @@ impl Node {
             overlays,
             state: Mutex::new(state),
             pulls: SharedPulls::default(),
+            transfers: Transfers::default(),
             index_writer: Arc::default(),
             layer_locks: KeyedLocks::new(),
             container_locks: KeyedLocks::new(),

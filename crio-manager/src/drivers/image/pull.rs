@@ -1,6 +1,7 @@
 //! A pull from beginning to end, and the sharing of one between callers.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -60,6 +61,7 @@ impl ImageStore {
             };
             self.node.spawn(async move {
                 let result = pull(&listed.node, &listed.wanted).await;
+                listed.node.transfers.ended(&result);
                 drop(listed); // before the outcome is known: who asks after it begins anew
                 tell.send_replace(Some(result));
             });
@@ -121,11 +123,21 @@ async fn fetch(node: &Arc<Node>, wanted: &Wanted, source: &Source) -> Result<Ima
     let registry = &registry;
     stream::iter(document.layers.clone().into_iter().zip(manifest.layers))
         .map(|(layer, blob)| {
-            let fetch = async move {
-                let spool = node.blocking("making a file", |node| node.layers.spool()).await?;
-                registry.download(&blob, spool).await
-            };
-            node.ensure_layer(layer, fetch)
+            let is_here = AtomicBool::new(true);
+            async move {
+                let fetch = async {
+                    is_here.store(false, Ordering::Relaxed);
+                    let spool = node.blocking("making a file", |node| node.layers.spool()).await?;
+                    let fetched = registry.download(&blob, spool).await?;
+                    node.transfers.fetched(&blob);
+                    Ok(fetched)
+                };
+                node.ensure_layer(layer, fetch).await?;
+                if is_here.into_inner() {
+                    node.transfers.reused(&blob);
+                }
+                Ok(())
+            }
         })
         .buffer_unordered(PARALLEL_LAYERS)
         .try_collect::<()>()
