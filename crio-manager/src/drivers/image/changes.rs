@@ -168,6 +168,7 @@ impl Node {
                 container: container.clone(),
                 image: Some(image),
                 layers,
+                volumes: existing.map(|rootfs| rootfs.volumes.clone()).unwrap_or_default(),
             };
             state.rootfs.insert(container.clone(), rootfs.clone());
             rootfs
@@ -189,16 +190,17 @@ impl Node {
 
     pub(super) async fn unmount_rootfs(self: &Arc<Self>, container: String) -> Result<()> {
         let lock = self.container_locks.lock(container.clone()).await;
-        let image_is_gone = self
+        let an_image_is_gone = self
             .blocking("unmounting a root file system", move |node| {
                 let _lock = lock;
                 node.overlays.unmount(&container)?;
                 let mut state = node.state();
-                let image = state.rootfs.remove(&container).and_then(|rootfs| rootfs.image);
-                Ok(image.is_some_and(|image| !state.images.contains_key(&image)))
+                let removed = state.rootfs.remove(&container);
+                let images = removed.iter().flat_map(ContainerRootfs::images);
+                Ok(images.into_iter().any(|image| !state.images.contains_key(image)))
             })
             .await?;
-        if image_is_gone {
+        if an_image_is_gone {
             self.remove_unused_layers().await?;
         }
         Ok(())

@@ -115,6 +115,8 @@ pub enum Error {
         mounted: ImageId,
         wanted: ImageId,
     },
+    #[error("container {0} has no root file system yet")]
+    NoRootfs(String),
     #[error("{0} is still mounted")]
     StillMounted(PathBuf),
     #[error("path {path:?} in the root file system: {reason}")]

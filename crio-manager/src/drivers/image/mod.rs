@@ -39,6 +39,7 @@ mod tar_stream;
 mod tls;
 pub mod unpack;
 mod upper;
+mod volume;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;

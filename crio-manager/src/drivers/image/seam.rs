@@ -4,9 +4,11 @@ use super::config::{ImageConfig, Untrusted};
 use super::overlay::MountedRootfs;
 use super::{Error, Image, ImageStore, PullRequest};
 use crate::drivers::seams::{
-    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, ResolvedImage, Space,
+    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, MountedImage,
+    ResolvedImage, Space,
 };
 use crate::model::ContainerId;
+use crate::model::container::ImageMount;
 use crate::spec;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,7 @@ impl From<Error> for DriverError {
             | Error::Io { .. }
             | Error::StoreLocked(_)
             | Error::InvalidFile { .. }
+            | Error::NoRootfs(_)
             | Error::UnusableRoot { .. }
             | Error::MountedFromOther { .. }
             | Error::TaskDied(_) => ErrorKind::Failed,
@@ -93,6 +96,14 @@ impl Images for ImageStore {
     async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf> {
         let image = ImageStore::resolve(self, image_id)?;
         Ok(ImageStore::mount_rootfs(self, id.as_str(), &image.id).await?.path)
+    }
+
+    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage> {
+        let of = ImageStore::resolve(self, &image.image)?;
+        Ok(MountedImage {
+            image_id: of.id.to_string(),
+            path: self.mount_volume(id.as_str(), number, &of.id, &image.sub_path).await?,
+        })
     }
 
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {
