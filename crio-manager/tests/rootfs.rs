@@ -239,7 +239,7 @@ fn an_image_that_is_a_volume_stays_until_its_container_goes() {
         assert!(mounts_below(&root).is_empty());
         store.shutdown().await;
         drop(store);
-        let store = store_in(&root, &[]).await;
+        let _store = store_in(&root, &[]).await;
         assert_eq!(layer_count(&root), 1, "that of the base");
         assert_eq!(leftovers(&root), Vec::<PathBuf>::new());
     });

@@ -466,7 +466,11 @@ mod tests {
                 path
             };
             let (upper, work, merged) = (name("upper"), name("work"), name("merged"));
-            overlays.mount_by_options(&lower, &upper, &work, &merged).unwrap();
+            let writable = Some(Writable {
+                upper: &upper,
+                work: &work,
+            });
+            overlays.mount_by_options(&lower, writable, &merged).unwrap();
             assert_eq!(
                 fs::read_to_string(merged.join("top")).unwrap(),
                 "0",
@@ -475,11 +479,23 @@ mod tests {
             fs::write(merged.join("new"), "x").unwrap();
             assert!(upper.join("new").exists());
             rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
-            overlays.mount_by_fd(&lower, &upper, &work, &merged).unwrap();
+            overlays.mount_by_fd(&lower, writable, &merged).unwrap();
             assert_eq!(fs::read_to_string(merged.join("top")).unwrap(), "0");
             assert!(is_mount_point(&merged).unwrap() && merged.join("new").exists());
             rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
             assert!(!is_mount_point(&merged).unwrap());
+
+            let volume = |mounted: rustix::io::Result<()>| {
+                mounted.unwrap();
+                assert_eq!(fs::read_to_string(merged.join("top")).unwrap(), "0");
+                assert!(fs::write(merged.join("other"), "x").is_err(), "it is read-only");
+                let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+                let options = mounts.lines().find(|line| line.contains(merged.to_str().unwrap()));
+                assert!(options.unwrap().contains("ro,nosuid,nodev"), "{options:?}");
+                rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
+            };
+            volume(overlays.mount_by_options(&lower, None, &merged));
+            volume(overlays.mount_by_fd(&lower, None, &merged));
         });
         thread.join().unwrap();
     }
