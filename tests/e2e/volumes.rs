@@ -7,7 +7,11 @@ use tar::EntryType;
 use tonic::Code;
 
 run_on!(runc, crun: an_image_is_a_volume_as_long_as_its_container_is_there);
-run_on!(runc: an_image_that_cannot_be_a_volume_is_told_in_the_kubelets_word);
+run_on!(runc:
+    an_artifact_is_a_volume_of_files_and_nothing_else,
+    an_artifact_whose_files_lead_elsewhere_is_refused,
+    an_image_that_cannot_be_a_volume_is_told_in_the_kubelets_word,
+);
 
 fn with_images(mut config: ContainerConfig, volumes: &[(&str, &str, &str)]) -> ContainerConfig {
     config.mounts = volumes
@@ -124,6 +128,68 @@ async fn an_image_that_cannot_be_a_volume_is_told_in_the_kubelets_word(node: &mu
         assert_eq!(refusal.code(), code, "{refusal}");
         assert!(refusal.message().starts_with("ImageVolumeMountFailed: "), "{refusal}");
         assert!(refusal.message().contains(why), "{refusal}");
+    }
+    node.nothing_more_than(&before).await
+}
+
+async fn an_artifact_is_a_volume_of_files_and_nothing_else(node: &mut Node) -> anyhow::Result<()> {
+    let empty = node.snapshot();
+    let files: [(&str, &[u8]); 3] = [
+        ("model.bin", b"weights"),
+        ("docs/readme", b"read me"),
+        ("again", b"weights"),
+    ];
+    let name = node.pushed_artifact("e2e/artifact:1", &files)?;
+    let id = node.client.pull(&name).await?;
+    assert_eq!(node.client.pull(&name).await?, id);
+    let told = node.client.image(&name).await?.unwrap();
+    assert_eq!(
+        (told.id.as_str(), told.repo_tags.as_slice()),
+        (id.as_str(), &[name.clone()][..])
+    );
+    assert!(
+        told.repo_digests[0].ends_with(id.trim_start_matches("sha256:")),
+        "its digest is its id"
+    );
+
+    // A restart reads it back.
+    node.restart().await?;
+    assert_eq!(node.client.image(&name).await?, Some(told));
+    let pod = node.running_host_pod("p").await?;
+    let volumes = [("/files", name.as_str(), ""), ("/readme", id.as_str(), "docs/readme")];
+    let script = "ls /files /files/docs; cat /files/* /readme 2>/dev/null; ls -l /files/again | cut -c1-10";
+    pod.ran(&with_images(sh("c", &pod.image, script), &volumes)).await?;
+    assert_eq!(
+        node.said("p", "c", "stdout")?,
+        "/files:\nagain\ndocs\nmodel.bin\n\n/files/docs:\nreadme\nweightsweightsread me-rw-r--r--\n"
+    );
+    let refusal = pod
+        .client
+        .create(&pod.id, &sh("of-files", &name, "true"), &pod.config)
+        .await;
+    let refusal = refusal.unwrap_err();
+    assert!(refusal.message().contains("is an artifact"), "{refusal}");
+    assert_eq!(refusal.code(), Code::InvalidArgument);
+
+    pod.remove().await?;
+    node.client.remove_image(&pod.image).await?;
+    node.client.remove_image(&id).await?;
+    node.nothing_more_than(&empty).await
+}
+
+async fn an_artifact_whose_files_lead_elsewhere_is_refused(node: &mut Node) -> anyhow::Result<()> {
+    node.busybox().await?;
+    let before = node.snapshot();
+    for (number, title) in ["../../../../etc/escaped", "/etc/escaped", "a/../../escaped", ""]
+        .into_iter()
+        .enumerate()
+    {
+        let name = node.pushed_artifact(&format!("e2e/escape:{number}"), &[(title, b"x")])?;
+        let refusal = node.client.pull(&name).await.unwrap_err();
+        assert!(
+            refusal.message().contains("is not the name of a file"),
+            "{title:?}: {refusal}"
+        );
     }
     node.nothing_more_than(&before).await
 }

@@ -122,6 +122,7 @@ impl Image {
     pub(super) fn new(record: ImageRecord, config: ImageConfig) -> Self {
         Self {
             id: record.id,
+            kind: record.kind,
             tags: record.tags,
             digests: record.digests,
             size_bytes: record.size_bytes,
@@ -136,6 +137,7 @@ impl Image {
     pub(super) fn record(&self) -> ImageRecord {
         ImageRecord {
             id: self.id.clone(),
+            kind: self.kind,
             config: self.config_text.to_string(),
             layers: self.layers.clone(),
             tags: self.tags.clone(),

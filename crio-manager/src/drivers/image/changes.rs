@@ -2,9 +2,10 @@
 
 use super::config::ConfigDocument;
 use super::digest::{DiffId, ImageId};
+use super::layers::{LayerSize, LayerStore};
 use super::overlay::{self, ContainerRootfs, MountedRootfs};
 use super::store::ImageRecord;
-use super::{Error, Image, Node, Result};
+use super::{Error, Image, Limits, Node, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,6 +20,19 @@ impl Node {
     where
         B: std::io::Read + Send + 'static,
     {
+        self.ensure_layer_by(layer, fetch, |layers, layer, blob, limits| {
+            layers.add(layer, blob, limits)
+        })
+        .await
+    }
+
+    /// As [`Self::ensure_layer`]; `add` makes the layer of what was fetched.
+    pub(super) async fn ensure_layer_by<B: Send + 'static>(
+        self: &Arc<Self>,
+        layer: DiffId,
+        fetch: impl Future<Output = Result<B>>,
+        add: impl FnOnce(&LayerStore, &DiffId, B, &Limits) -> Result<LayerSize> + Send + 'static,
+    ) -> Result<()> {
         let lock = self.layer_locks.lock(layer.clone()).await;
         if self.state().layers.contains_key(&layer) {
             return Ok(());
@@ -28,7 +42,7 @@ impl Node {
         // The memory is told where the disk is written: an aborted wait must not part them.
         self.blocking("unpacking a layer", move |node| {
             let (_turn, _lock) = (turn, lock); // as long as it writes, though nobody may wait for it any more
-            let size = node.layers.add(&layer, blob, &node.limits)?;
+            let size = add(&node.layers, &layer, blob, &node.limits)?;
             node.state().layers.insert(layer, size);
             Ok(())
         })
@@ -57,6 +71,7 @@ impl Node {
                         .map(|l| l.bytes);
                     let record = ImageRecord {
                         id: id.clone(),
+                        kind: document.kind,
                         size_bytes: layer_bytes.sum::<u64>() + document.text.len() as u64,
                         config: document.text,
                         layers: document.layers,

@@ -2,7 +2,7 @@
 
 use super::config::{ImageConfig, Untrusted};
 use super::overlay::MountedRootfs;
-use super::{Error, Image, ImageStore, PullRequest};
+use super::{Error, Image, ImageStore, Kind, PullRequest};
 use crate::drivers::seams::{
     DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, MountedImage,
     ResolvedImage, Space,
@@ -23,6 +23,7 @@ impl From<Error> for DriverError {
             | Error::InvalidContainerId(_)
             | Error::InvalidPath { .. }
             | Error::FileTooLarge { .. }
+            | Error::OnlyAVolume(_)
             | Error::UnsupportedMediaType { .. }
             | Error::NoPlatform { .. } => ErrorKind::Invalid,
             Error::NoSuchImage(_) | Error::NotFound { .. } => ErrorKind::NotFound,
@@ -84,6 +85,9 @@ fn spec_config(config: &Untrusted<ImageConfig>) -> spec::ImageConfig {
 impl Images for ImageStore {
     async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage> {
         let image = ImageStore::resolve(self, image)?;
+        if image.kind == Kind::Artifact {
+            return Err(Error::OnlyAVolume(image.id.clone()).into());
+        }
         let id = image.id.to_string();
         Ok(ResolvedImage {
             image_ref: image.digests.first().cloned().unwrap_or_else(|| id.clone()),
