@@ -28,6 +28,7 @@ use crate::model::record::Handler;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
+use crate::service::inspect::{Inspection, Told};
 use crate::service::listener::{self, CallSpans};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
@@ -122,10 +123,16 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     }
     let streams = tokio::spawn(streaming.serve(lifecycle.clone(), stop_streaming.clone()));
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    let told = Told {
+        storage_root: config.crio.root.clone(),
+        configuration: config::effective(&started_with),
+    };
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let mut stopped = stopping.clone();
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_AT_ONCE)
+        .accept_http1(true)
+        .layer(Inspection::new(lifecycle.clone(), told))
         .layer(CallSpans)
         .layer(CountedCalls::new(counts))
         .layer(Admission::new(CALLS_AT_ONCE))
