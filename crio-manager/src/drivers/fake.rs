@@ -132,6 +132,7 @@ impl FakeNode {
             image: node(),
             bundle: node(),
             host: node(),
+            additions: node(),
             store: node(),
             clock: node(),
         }
