@@ -94,6 +94,7 @@ pub struct RuntimeConfig {
     pub hooks_dir: Vec<PathBuf>,
     /// `None`: the system's two.
     pub default_mounts_file: Option<PathBuf>,
+    pub enable_criu_support: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -204,6 +205,7 @@ impl Default for Config {
                 cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
                 hooks_dir: vec!["/usr/share/containers/oci/hooks.d".into()],
                 default_mounts_file: None,
+                enable_criu_support: true,
             },
             runtimes: BTreeMap::new(),
             image: ImageConfig {

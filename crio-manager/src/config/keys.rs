@@ -159,7 +159,7 @@ static LIVE: [(&str, &str); 14] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 52] = [
+pub static KEYS: [Key; 53] = [
     key!(
         "crio",
         "root",
@@ -351,6 +351,12 @@ pub static KEYS: [Key; 52] = [
         "default_mounts_file",
         runtime.default_mounts_file,
         "What is copied from the host into every container, a line each: SOURCE:PATH, or PATH for both. \"\" takes /etc/containers/mounts.conf and /usr/share/containers/mounts.conf."
+    ),
+    key!(
+        "crio.runtime",
+        "enable_criu_support",
+        runtime.enable_criu_support,
+        "Checkpoint containers, and make containers from checkpoints, where criu and the runtime can."
     ),
     key!(
         "crio.image",
@@ -570,7 +576,6 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "shared_cpuset",
             "pinns_path",
             "absent_mount_sources_to_reject",
-            "enable_criu_support",
             "enable_pod_events",
             "hostnetwork_disable_selinux",
             "disable_hostport_mapping",
