@@ -203,7 +203,7 @@ pub static NAMED: [Named; 36] = [
         "crio_manager_runtime_invocations_total",
         Counter,
         &["verb", "result"],
-        "What the OCI runtime was asked for, by itself (start, update, delete) or by a monitor (create, exec, exec_attached); ok or the kind of error",
+        "What the OCI runtime was asked for, by itself (start, update, pause, resume, checkpoint, delete) or by a monitor (create, exec, exec_attached); ok or the kind of error",
     ),
     named(
         "crio_manager_runtime_invocation_seconds",

@@ -83,15 +83,15 @@ impl NodeGauges {
         let (mut created, mut running, mut exited, mut monitors) = (0, 0, 0, 0);
         for container in containers {
             match container.state() {
-                ContainerState::Created { .. } => created += 1,
+                ContainerState::Created { .. } | ContainerState::Checkpointed => created += 1,
                 ContainerState::Running { .. } => running += 1,
                 ContainerState::Exited { .. } => {
                     exited += 1;
                     continue;
                 }
             }
-            let monitor = container.held.monitor.as_deref();
-            monitors += i64::from(monitor.is_some_and(lives));
+            let monitor = container.held().monitor;
+            monitors += i64::from(monitor.as_deref().is_some_and(lives));
         }
         for (state, number) in [("created", created), ("running", running), ("exited", exited)] {
             self.containers.get_or_create(&[("state", state)]).set(number);

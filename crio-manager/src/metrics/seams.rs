@@ -2,8 +2,8 @@
 
 use super::{Counts, Invocations};
 use crate::drivers::seams::{
-    DriverResult, Drivers, ExecLaunch, ExecOutcome, HandlerHealth, Launched, Monitor, MonitorLaunch, OciRuntime,
-    PodNetworks, Streamed,
+    CheckpointPlace, DriverResult, Drivers, ExecLaunch, ExecOutcome, HandlerHealth, Launched, Monitor, MonitorLaunch,
+    OciRuntime, PodNetworks, Streamed,
 };
 use crate::model::record::Handler;
 use crate::model::{ContainerId, Exit, ProcessId, SandboxId, SandboxPlan, Timestamp};
@@ -52,6 +52,22 @@ impl OciRuntime for CountedRuntime {
 
     async fn update(&self, handler: &Handler, id: &ContainerId, resources_json: Vec<u8>) -> DriverResult<()> {
         self.1.count("update", self.0.update(handler, id, resources_json)).await
+    }
+
+    async fn can_checkpoint(&self, handler: &Handler) -> DriverResult<()> {
+        self.0.can_checkpoint(handler).await
+    }
+
+    async fn pause(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.1.count("pause", self.0.pause(handler, id)).await
+    }
+
+    async fn resume(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.1.count("resume", self.0.resume(handler, id)).await
+    }
+
+    async fn checkpoint(&self, handler: &Handler, id: &ContainerId, place: &CheckpointPlace) -> DriverResult<()> {
+        self.1.count("checkpoint", self.0.checkpoint(handler, id, place)).await
     }
 
     async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {

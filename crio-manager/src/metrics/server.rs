@@ -1,7 +1,7 @@
 //! `GET /metrics`, over TCP and, where one is named, a unix socket.
 
 use super::Exposition;
-use crate::service::listener;
+use crate::service::listener::{self, Socket};
 use crate::streaming::{Certificates, TlsFiles};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,11 +12,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::prometheus_text;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ const REQUEST_BYTES: usize = 16 * 1024;
 /// Sockets that listen.
 pub struct Server {
     tcp: TcpListener,
-    unix: Option<(UnixListener, PathBuf)>,
+    unix: Option<Socket>,
     certificates: Option<Certificates>,
 }
 
@@ -44,7 +44,7 @@ impl Server {
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
         let unix = match socket {
-            Some(path) => Some((listener::listen(path).await?, path.to_owned())),
+            Some(path) => Some(listener::listen(path, Vec::new()).await?),
             None => None,
         };
         let certificates = tls.map(Certificates::load).transpose()?;
@@ -65,9 +65,9 @@ impl Server {
         });
         let over_unix = async {
             match &self.unix {
-                Some((unix, _)) => {
-                    desk.accept(|| async { unix.accept().await.map(|(socket, _)| socket) })
-                        .await
+                Some(Socket { listener, .. }) => {
+                    desk.accept(|| async { listener.accept().await.map(|(socket, _)| socket) })
+                        .await;
                 }
                 None => std::future::pending().await,
             }
@@ -77,9 +77,8 @@ impl Server {
             () = over_unix => {}
             () = stop.cancelled() => {}
         }
-        if let Some((_, path)) = &self.unix {
-            // Already gone if somebody cleaned up.
-            let _ = std::fs::remove_file(path);
+        if let Some(socket) = self.unix {
+            socket.file.remove();
         }
     }
 }

@@ -164,7 +164,7 @@ fn of_container(cell: &ContainerCell, pod: Option<&SandboxCell>, spec: Spec) -> 
     let plan = &cell.plan;
     let pid = match cell.state() {
         ContainerState::Created { process } | ContainerState::Running { process, .. } => process.pid.get(),
-        ContainerState::Exited { .. } => 0,
+        ContainerState::Checkpointed | ContainerState::Exited { .. } => 0,
     };
     let of_pod = &plan.pod;
     Shown {
