@@ -90,6 +90,7 @@ pub struct RuntimeConfig {
     pub seccomp_profile: Option<PathBuf>,
     pub read_only: bool,
     pub no_pivot: bool,
+    pub disable_hostport_mapping: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -197,6 +198,7 @@ impl Default for Config {
                 seccomp_profile: None,
                 read_only: false,
                 no_pivot: false,
+                disable_hostport_mapping: false,
             },
             runtimes: BTreeMap::new(),
             image: ImageConfig {

@@ -316,6 +316,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         plugin_dirs: config.network.plugin_dirs.clone(),
         default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
         cache_dir: state.join("networks"),
+        own_host_ports: !config.runtime.disable_hostport_mapping,
     })
     .await
     .context("network")?;

@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crio_manager::drivers::network::{
-    Attachment, Error, Network, NetworkConfig, NetworkStatus, PluginError, PodNetwork, PortMapping, Protocol,
+    Attachment, Error, Network, NetworkConfig, NetworkStatus, PluginError, PodNetwork, PortMapping, ProgramError,
+    Protocol,
 };
 use tokio::time::Instant;
 
@@ -66,6 +67,7 @@ impl Node {
             plugin_dirs: vec![self.path("bin")],
             default_network: None,
             cache_dir: self.path("cni"),
+            own_host_ports: true,
         })
         .await
         .unwrap()
@@ -201,7 +203,7 @@ async fn a_plugin_that_hangs_is_killed_with_all_it_started() {
     let setup = network.setup(&pod("a"), Instant::now() + Duration::from_secs(2)).await;
     let error = plugin_error(setup);
     assert!(
-        matches!(&error, PluginError::TimedOut { stderr, .. } if stderr == "waiting"),
+        matches!(&error, PluginError::Program(ProgramError::TimedOut { stderr, .. }) if stderr == "waiting"),
         "{error}"
     );
     let child = std::fs::read_to_string(node.path("child")).unwrap();
@@ -250,7 +252,10 @@ async fn garbage_a_crash_and_a_flood_are_errors_of_their_own() {
 
     node.plugin("first", "head -c 4000000 /dev/zero; sleep 1000");
     let error = plugin_error(network.setup(&pod("c"), soon()).await);
-    assert!(matches!(error, PluginError::TooMuchOutput), "{error}");
+    assert!(
+        matches!(error, PluginError::Program(ProgramError::TooMuchOutput)),
+        "{error}"
+    );
 }
 
 #[tokio::test]

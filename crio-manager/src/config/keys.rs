@@ -156,7 +156,7 @@ static LIVE: [(&str, &str); 11] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 49] = [
+pub static KEYS: [Key; 50] = [
     key!(
         "crio",
         "root",
@@ -330,6 +330,12 @@ pub static KEYS: [Key; 49] = [
         "no_pivot",
         runtime.no_pivot,
         "Let the runtime use MS_MOVE where pivot_root can't be had, as on a ramdisk."
+    ),
+    key!(
+        "crio.runtime",
+        "disable_hostport_mapping",
+        runtime.disable_hostport_mapping,
+        "Make no host ports: another program does. Without it they are made here where the network has no plugin for them."
     ),
     key!(
         "crio.image",
@@ -555,7 +561,6 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "enable_criu_support",
             "enable_pod_events",
             "hostnetwork_disable_selinux",
-            "disable_hostport_mapping",
             "timezone",
             "decryption_keys_path",
         ],

@@ -5,34 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+pub use crate::model::sandbox::{PortMapping, PortProtocol as Protocol};
+
 /// The interface every pod has.
 pub const POD_INTERFACE: &str = "eth0";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    fn name(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        }
-    }
-}
-
-/// A port of the node that leads to a port of the pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortMapping {
-    pub host_ip: Option<IpAddr>,
-    pub host_port: u16,
-    pub container_port: u16,
-    pub protocol: Protocol,
-}
 
 /// Limits of a pod's traffic, bits per second and bits; absent is unlimited.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,7 +104,7 @@ fn port_mapping(port: &PortMapping) -> Value {
     let mut mapping = json!({
         "hostPort": port.host_port,
         "containerPort": port.container_port,
-        "protocol": port.protocol.name(),
+        "protocol": port.protocol.as_str(),
     });
     if let (Some(host_ip), Value::Object(mapping)) = (port.host_ip, &mut mapping) {
         mapping.insert("hostIP".to_owned(), host_ip.to_string().into());
