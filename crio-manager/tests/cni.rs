@@ -101,7 +101,8 @@ fn pod(id: &str) -> PodNetwork {
         netns: PathBuf::from("/proc/self/ns/net"),
         port_mappings: vec![PortMapping {
             host_ip: None,
-            host_port: 80,
+            // Each has its own: no two pods can have the same.
+            host_port: id.bytes().map(u16::from).sum::<u16>() - u16::from(b'a') + 80,
             container_port: 8080,
             protocol: Protocol::Tcp,
         }],
