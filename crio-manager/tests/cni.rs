@@ -8,8 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crio_manager::drivers::network::{
-    Attachment, Error, Network, NetworkConfig, NetworkStatus, PluginError, PodNetwork, PortMapping, ProgramError,
-    Protocol,
+    Attachment, Bandwidth, Dns, Error, Network, NetworkConfig, NetworkStatus, PluginError, PodNetwork, PortMapping,
+    ProgramError, Protocol,
 };
 use tokio::time::Instant;
 
@@ -169,6 +169,42 @@ async fn add_runs_the_chain_forwards_and_del_backwards_with_the_result() {
     ];
     assert_eq!(node.log(), expected.map(|call| format!("{call} {ns}")));
     assert_eq!(node.records(), 0);
+}
+
+#[tokio::test]
+async fn a_plugin_gets_what_it_declares_of_what_the_pod_has() {
+    let node = Node::new();
+    node.plugin("first", GIVES_AN_ADDRESS);
+    let text = r#"{"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "first", "capabilities":
+        {"dns": true, "cgroupPath": true, "io.kubernetes.cri.pod-annotations": true, "mac": true}}]}"#;
+    std::fs::write(node.path("net.d/10-test.conflist"), text).unwrap();
+    let network = node.open().await;
+    let pod = PodNetwork {
+        dns: Some(Dns {
+            servers: vec!["10.0.0.10".to_owned()],
+            ..Dns::default()
+        }),
+        cgroup_parent: "/kubepods/pod1".to_owned(),
+        annotations: [("team".to_owned(), "shop".to_owned())].into(),
+        port_mappings: Vec::new(),
+        bandwidth: Some(Bandwidth {
+            ingress_bits_per_second: Some(1000),
+            ..Bandwidth::default()
+        }),
+        ..pod("a")
+    };
+    network.setup(&pod, soon()).await.unwrap();
+    network.teardown("a", None, soon()).await.unwrap();
+    for command in ["ADD", "DEL"] {
+        assert_eq!(
+            node.input(&format!("first.{command}"))["runtimeConfig"],
+            serde_json::json!({
+                "dns": {"servers": ["10.0.0.10"], "searches": [], "options": []},
+                "cgroupPath": "/kubepods/pod1",
+                "io.kubernetes.cri.pod-annotations": {"team": "shop"},
+            })
+        );
+    }
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ impl Network {
     pub async fn setup(&self, pod: &PodNetwork, deadline: Instant) -> Result<Attachment> {
         check_sandbox_id(&pod.sandbox_id)?;
         let args = pod.args()?;
-        let runtime_config = pod.runtime_config();
+        let mut runtime_config = pod.runtime_config();
         let network = self
             .watched
             .reread()
@@ -175,6 +175,8 @@ impl Network {
         if self.records.read(&pod.sandbox_id).await?.is_some() {
             return Err(Error::AlreadyAttached(pod.sandbox_id.clone()));
         }
+        // Annotations may be large: the record keeps what a plugin gets.
+        runtime_config.retain(|name, _| network.plugins.iter().any(|plugin| plugin.has_capability(name)));
         let claim = self.claim(&network, &pod.port_mappings);
         if claim.is_none() && !pod.port_mappings.is_empty() {
             tracing::warn!(sandbox_id = %pod.sandbox_id, network = %network.name, "nobody makes host ports here, ignoring them");

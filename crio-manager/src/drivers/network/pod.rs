@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+use crate::model::name::Pairs;
+
 pub use crate::model::sandbox::{PortMapping, PortProtocol as Protocol};
 
 /// The interface every pod has.
@@ -35,10 +37,16 @@ pub struct PodNetwork {
     pub port_mappings: Vec<PortMapping>,
     pub bandwidth: Option<Bandwidth>,
     pub dns: Option<Dns>,
+    /// The cgroup that its client made for it; empty if it names none.
+    pub cgroup_parent: String,
+    pub annotations: Pairs,
     pub mac: Option<String>,
     /// Passed to the address plugin as it is: a list of lists of ranges.
     pub ip_ranges: Option<Value>,
 }
+
+/// The capability of plugins that read the annotations of pods, as the field's other runtimes call it.
+const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("pod {field} {value:?} cannot be told to a network plugin")]
@@ -89,6 +97,12 @@ impl PodNetwork {
         if let Some(dns) = &self.dns {
             let dns = json!({ "servers": dns.servers, "searches": dns.searches, "options": dns.options });
             config.insert("dns".to_owned(), dns);
+        }
+        if !self.cgroup_parent.is_empty() {
+            config.insert("cgroupPath".to_owned(), self.cgroup_parent.clone().into());
+        }
+        if !self.annotations.is_empty() {
+            config.insert(POD_ANNOTATIONS.to_owned(), json!(self.annotations));
         }
         if let Some(mac) = &self.mac {
             config.insert("mac".to_owned(), mac.clone().into());

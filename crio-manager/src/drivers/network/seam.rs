@@ -79,6 +79,8 @@ impl PodNetworks for Cni {
                 searches: dns.searches.clone(),
                 options: dns.options.clone(),
             }),
+            cgroup_parent: plan.cgroup_parent.clone(),
+            annotations: plan.annotations.clone(),
             mac: None,
             ip_ranges: None,
         };
