@@ -135,7 +135,7 @@ impl HostPorts {
         self.tell().await?;
         if mappings
             .iter()
-            .any(|mapping| mapping.host_ip.is_none_or(|ip| is_loopback_or_all(ip)))
+            .any(|mapping| mapping.host_ip.is_none_or(is_loopback_or_all))
         {
             let_loopback_through(&addresses).await;
         }
