@@ -91,6 +91,7 @@ pub struct RuntimeConfig {
     pub read_only: bool,
     pub no_pivot: bool,
     pub disable_hostport_mapping: bool,
+    pub enable_criu_support: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -199,6 +200,7 @@ impl Default for Config {
                 read_only: false,
                 no_pivot: false,
                 disable_hostport_mapping: false,
+                enable_criu_support: true,
             },
             runtimes: BTreeMap::new(),
             image: ImageConfig {

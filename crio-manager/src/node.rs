@@ -17,7 +17,7 @@ use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
 use crate::drivers::process::HostProcesses;
 use crate::drivers::record_file::make_private_dir;
-use crate::drivers::runtime::CommandLine;
+use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
@@ -305,10 +305,13 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
-    let runtime = Arc::new(CommandLine::new(
-        handlers(config),
-        config.runtime.default_runtime.clone(),
-    ));
+    let criu = if config.runtime.enable_criu_support {
+        Criu::Allowed
+    } else {
+        Criu::SwitchedOff
+    };
+    let runtime = CommandLine::new(handlers(config), config.runtime.default_runtime.clone());
+    let runtime = Arc::new(runtime.with_criu(criu));
     // The first answers are there before the first Status.
     runtime.probe().await;
     let monitor = ConmonRs {
@@ -343,6 +346,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         ),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
+        checkpoint: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
         host: Arc::new(Host),
         store: Arc::new(records),

@@ -156,7 +156,7 @@ static LIVE: [(&str, &str); 11] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 50] = [
+pub static KEYS: [Key; 51] = [
     key!(
         "crio",
         "root",
@@ -336,6 +336,12 @@ pub static KEYS: [Key; 50] = [
         "disable_hostport_mapping",
         runtime.disable_hostport_mapping,
         "Make no host ports: another program does. Without it they are made here where the network has no plugin for them."
+    ),
+    key!(
+        "crio.runtime",
+        "enable_criu_support",
+        runtime.enable_criu_support,
+        "Checkpoint containers, and make containers from checkpoints, where criu and the runtime can."
     ),
     key!(
         "crio.image",
@@ -558,7 +564,6 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "shared_cpuset",
             "pinns_path",
             "absent_mount_sources_to_reject",
-            "enable_criu_support",
             "enable_pod_events",
             "hostnetwork_disable_selinux",
             "timezone",
