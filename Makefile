@@ -87,13 +87,13 @@ config: ## write contrib/crio.conf anew from the keys of the code
 	cargo run -q -p crio-manager -- config --default > target/crio.conf.new
 	mv target/crio.conf.new contrib/crio.conf
 
-install: ## install what `make release` built: programs, configuration, man pages, unit
+install: ## install what `make release` built: programs, configuration, man pages, units
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-manager $(BIN)/conmon-rs
 	if [ -e $(BIN)/crio-pause ]; then install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-pause; fi
 	[ -e $(DESTDIR)/etc/crio/crio.conf ] || install -D -m 0644 contrib/crio.conf $(DESTDIR)/etc/crio/crio.conf
 	[ -e $(DESTDIR)/etc/crictl.yaml ] || install -D -m 0644 contrib/crictl.yaml $(DESTDIR)/etc/crictl.yaml
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 contrib/man/conmon-rs.8
-	install -D -m 0644 contrib/systemd/crio-manager.service $(DESTDIR)/etc/systemd/system/crio-manager.service
+	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system contrib/systemd/crio-manager.service contrib/systemd/crio-manager.socket
 
 clean: ## remove what was built
 	cargo clean
