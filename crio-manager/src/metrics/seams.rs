@@ -140,6 +140,10 @@ impl PodNetworks for CountedNetworks {
         self.0.ready()
     }
 
+    async fn admit(&self, plan: &SandboxPlan) -> DriverResult<()> {
+        self.0.admit(plan).await
+    }
+
     async fn connect(&self, plan: &SandboxPlan, netns: &Path) -> DriverResult<Vec<IpAddr>> {
         let began = Instant::now();
         let outcome = self.1.cni.count("add", self.0.connect(plan, netns)).await;
