@@ -3,6 +3,7 @@
 mod hangs;
 mod stats;
 mod update;
+mod wipe;
 
 use super::Lifecycle;
 use super::SpecDefaults;

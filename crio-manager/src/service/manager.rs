@@ -75,11 +75,16 @@ fn count(number: usize) -> u32 {
 
 /// A client of the daemon on this socket; `None` when none listens there.
 pub async fn client(socket: &Path) -> anyhow::Result<Option<ManagerClient<Channel>>> {
+    Ok(channel(socket).await?.map(ManagerClient::new))
+}
+
+/// The way to the daemon on this socket; `None` when none listens there.
+pub async fn channel(socket: &Path) -> anyhow::Result<Option<Channel>> {
     use std::io::ErrorKind;
     match UnixStream::connect(socket).await {
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("socket {}", socket.display())),
     }
-    Ok(Some(ManagerClient::new(local::connect(socket).await?)))
+    Ok(Some(local::connect(socket).await?))
 }
