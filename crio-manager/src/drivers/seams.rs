@@ -5,7 +5,7 @@
 
 use crate::drivers::cgroup::{Counters, Usage};
 use crate::drivers::image::PullRequest;
-use crate::model::container::Resources;
+use crate::model::container::{ImageMount, Resources};
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
@@ -499,7 +499,10 @@ pub trait Images: Send + Sync {
     /// Mounts a root file system of the image for the container; its path.
     async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf>;
 
-    /// Unmounts and removes it.
+    /// Mounts an image read-only beside the root file system, as the container's volume of this number.
+    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage>;
+
+    /// Unmounts and removes it, and the images that are the container's volumes.
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()>;
 
     /// A small regular file of the root file system; `None` when there is none. Never leaves the root.
@@ -531,6 +534,15 @@ pub trait Images: Send + Sync {
 
     /// What a container's writable layer takes: a walk, as long as it has files. `NotFound` when there is none.
     async fn layer_usage(&self, id: &ContainerId) -> DriverResult<LayerUsage>;
+}
+
+/// An image that is mounted as a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedImage {
+    /// Its id.
+    pub image_id: String,
+    /// What of it is to be seen, without links on the way.
+    pub path: PathBuf,
 }
 
 /// A file system.

@@ -172,6 +172,7 @@ impl Lifecycle {
             image_ref: image.image_ref.clone(),
             stop_signal: built.stop_signal,
             user: built.user,
+            volume_images: built.volume_images,
         };
         let made = ContainerRecord {
             progress: Progress::Made(facts.clone()),

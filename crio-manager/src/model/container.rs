@@ -64,13 +64,14 @@ impl ContainerPlan {
     }
 }
 
-/// A bind mount into the container.
+/// A mount into the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPlan {
     /// Absolute path in the container.
     pub container_path: String,
-    /// Absolute path on the host.
-    pub host_path: PathBuf,
+    /// What appears there.
+    #[serde(flatten)]
+    pub source: MountSource,
     /// Not writable.
     pub readonly: bool,
     /// And neither is what is mounted beneath it.
@@ -80,6 +81,33 @@ pub struct MountPlan {
     pub propagation: Propagation,
     /// Relabel for SELinux.
     pub selinux_relabel: bool,
+}
+
+/// Where the files of a mount come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MountSource {
+    /// From the host.
+    Host {
+        /// Absolute path there.
+        host_path: PathBuf,
+    },
+    /// From an image: read-only and private.
+    Image {
+        /// Which.
+        image: ImageMount,
+    },
+}
+
+/// An image, or a part of one, as a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// As the request named it: an id, a tag or a digest.
+    pub image: String,
+    /// As the user named it, when the client says so.
+    pub user_specified_image: String,
+    /// A file or directory in it; empty for all of it.
+    pub sub_path: String,
 }
 
 /// Mount propagation. CRI `MountPropagation`.

@@ -55,6 +55,8 @@ pub enum MountAccess {
     ReadOnly,
     /// Needs private propagation and a node that can do it.
     ReadOnlyRecursive,
+    /// Somebody's files: read-only, and without devices and set-user-ID programs.
+    ReadOnlyImage,
 }
 
 /// Whether mounts made on one side later are seen on the other.
@@ -224,9 +226,10 @@ fn bind(mount: &Mount, node: &Node) -> Result<OciMount, SpecError> {
         reason,
     };
     let access = match (mount.access, mount.propagation, node.recursive_read_only) {
-        (MountAccess::ReadWrite, _, _) => "rw",
-        (MountAccess::ReadOnly, _, _) => "ro",
-        (MountAccess::ReadOnlyRecursive, Propagation::Private, Support::Present) => "rro",
+        (MountAccess::ReadWrite, _, _) => &["rw"][..],
+        (MountAccess::ReadOnly, _, _) => &["ro"],
+        (MountAccess::ReadOnlyImage, _, _) => &["ro", "nosuid", "nodev"],
+        (MountAccess::ReadOnlyRecursive, Propagation::Private, Support::Present) => &["rro"],
         (MountAccess::ReadOnlyRecursive, Propagation::Private, Support::Absent) => {
             return Err(refused("recursive read-only mounts are not supported by this runtime"));
         }
@@ -239,7 +242,8 @@ fn bind(mount: &Mount, node: &Node) -> Result<OciMount, SpecError> {
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    let mut bound = bound(&mount.container_path, &mount.host_path, &["rbind", propagation, access])?;
+    let options = [&["rbind", propagation], access].concat();
+    let mut bound = bound(&mount.container_path, &mount.host_path, &options)?;
     if let Some(mappings) = &mount.id_mappings {
         if node.id_mapped_mounts == Support::Absent {
             return Err(refused("id-mapped mounts are not supported by this runtime"));
@@ -488,13 +492,14 @@ mod tests {
 
     #[test]
     fn access_and_propagation_become_options() {
-        use MountAccess::{ReadOnly, ReadOnlyRecursive, ReadWrite};
+        use MountAccess::{ReadOnly, ReadOnlyImage, ReadOnlyRecursive, ReadWrite};
         use Propagation::{Bidirectional, HostToContainer, Private};
         for (access, propagation, expected, at_the_root) in [
             (ReadWrite, Private, "rbind rprivate rw", None),
             (ReadOnly, HostToContainer, "rbind rslave ro", Some("rslave")),
             (ReadWrite, Bidirectional, "rbind rshared rw", Some("rshared")),
             (ReadOnlyRecursive, Private, "rbind rprivate rro", None),
+            (ReadOnlyImage, Private, "rbind rprivate ro nosuid nodev", None),
         ] {
             let request = MountRequest {
                 mounts: vec![Mount {

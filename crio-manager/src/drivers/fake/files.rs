@@ -3,6 +3,7 @@
 use super::FakeNode;
 use crate::drivers::image::PullRequest;
 use crate::drivers::seams::*;
+use crate::model::container::ImageMount;
 use crate::model::record::{ContainerRecord, SandboxFiles, SandboxRecord};
 use crate::model::{ContainerId, SandboxId, SandboxPlan};
 use async_trait::async_trait;
@@ -27,6 +28,14 @@ impl Images for FakeNode {
         self.enter("mount rootfs").await;
         self.make(format!("rootfs {}", id.short()))?;
         Ok("/rootfs".into())
+    }
+
+    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage> {
+        self.make(format!("rootfs {}", id.short()))?;
+        Ok(MountedImage {
+            image_id: Images::resolve(self, &image.image).await?.id,
+            path: format!("/images/{number}").into(),
+        })
     }
 
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {

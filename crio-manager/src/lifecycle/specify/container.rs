@@ -8,19 +8,20 @@ use crate::drivers::seams::{DriverError, ErrorKind, HostDevice, ResolvedImage};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::cell::SandboxCell;
 use crate::lifecycle::error::{InStep, StepFailed};
-use crate::model::container::{ContainerPlan, Propagation};
+use crate::model::container::ContainerPlan;
 use crate::model::name::Pairs;
 use crate::model::record::{Handler, RunningUser};
 use crate::model::{ProcessId, signal};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::devices::{Device, DeviceAccess};
-use crate::spec::mounts::{Access, ImageVolume, Mount, MountAccess, MountRequest, OwnFile, Shm, image_volume_paths};
+use crate::spec::mounts::{Access, ImageVolume, Mount, MountRequest, OwnFile, Shm, image_volume_paths};
 use crate::spec::namespaces::Namespace;
 use crate::spec::passwd::{Accounts, appended, extra_group_line, extra_passwd_line};
 use crate::spec::process::{EnvVar, ProcessRequest, Terminal, home};
 use crate::spec::seccomp::SeccompRequest;
 use crate::spec::user;
 use crate::spec::{self, ContainerPath, Kind, Node, Rootfs, SpecError, SpecInput};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What creation needs of a built spec.
@@ -37,6 +38,8 @@ pub(in crate::lifecycle) struct Specified {
     pub stop_signal: i32,
     /// Who it runs as.
     pub user: RunningUser,
+    /// The ids of the images that are its volumes, by the path in the container.
+    pub volume_images: BTreeMap<String, String>,
     /// Whose PID namespace it joins, if it has none of its own.
     pub joined_pid_namespace: Option<ProcessId>,
 }
@@ -69,29 +72,7 @@ impl Lifecycle {
             .await
             .in_step("read groups of image")?;
 
-        let mut mounts = Vec::new();
-        for mount in &plan.mounts {
-            let host_path = d
-                .host
-                .ensure_dir(&mount.host_path)
-                .await
-                .in_step("resolve mount source")?;
-            mounts.push(Mount {
-                container_path: container_path(&mount.container_path)?,
-                host_path,
-                access: match (mount.readonly, mount.recursive_read_only) {
-                    (_, true) => MountAccess::ReadOnlyRecursive,
-                    (true, false) => MountAccess::ReadOnly,
-                    (false, false) => MountAccess::ReadWrite,
-                },
-                propagation: match mount.propagation {
-                    Propagation::Private => spec::mounts::Propagation::Private,
-                    Propagation::HostToContainer => spec::mounts::Propagation::HostToContainer,
-                    Propagation::Bidirectional => spec::mounts::Propagation::Bidirectional,
-                },
-                id_mappings: None,
-            });
-        }
+        let (mounts, volume_images) = self.asked_mounts(plan).await?;
         let seccomp = self.seccomp_request(&plan.security.seccomp).await?;
         let mut devices = Vec::new();
         if plan.security.privileged && !sandbox.handler.privileged_without_host_devices {
@@ -123,10 +104,8 @@ impl Lifecycle {
             group,
         };
         let built = self.build(sandbox, plan, image, outside);
-        built.map_err(|refused| StepFailed {
-            step: "build spec",
-            cause: refused.into(),
-        })
+        let built = built.map_err(DriverError::from).in_step("build spec")?;
+        Ok(Specified { volume_images, ..built })
     }
 
     fn build(
@@ -279,6 +258,7 @@ impl Lifecycle {
                 gid: user.gid,
                 groups: user.additional_gids,
             },
+            volume_images: BTreeMap::new(),
             joined_pid_namespace: outside.joined_pid_namespace,
         })
     }
@@ -297,7 +277,7 @@ struct Outside<'a> {
     group: Option<Vec<u8>>,
 }
 
-fn container_path(path: &str) -> Result<ContainerPath, StepFailed> {
+pub(super) fn container_path(path: &str) -> Result<ContainerPath, StepFailed> {
     ContainerPath::parse(path).map_err(|fault| StepFailed {
         step: "check paths",
         cause: DriverError::new(ErrorKind::Invalid, format!("{}: {fault}", spec::excerpt(path))),
@@ -333,7 +313,7 @@ mod tests {
     use crate::lifecycle::SpecDefaults;
     use crate::lifecycle::tests::{container_plan, sandbox_plan};
     use crate::model::ContainerId;
-    use crate::model::container::MountPlan;
+    use crate::model::container::{MountPlan, MountSource, Propagation};
     use oci_spec::runtime::Spec;
 
     fn pairs(pairs: &[(&str, &str)]) -> Pairs {
@@ -356,7 +336,9 @@ mod tests {
         let mut plan = container_plan(2, &id);
         plan.mounts.push(MountPlan {
             container_path: "/given".to_owned(),
-            host_path: "/host".into(),
+            source: MountSource::Host {
+                host_path: "/host".into(),
+            },
             readonly: false,
             recursive_read_only: false,
             propagation: Propagation::Private,

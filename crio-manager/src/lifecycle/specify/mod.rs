@@ -3,6 +3,7 @@
 mod container;
 mod exec;
 mod infra;
+mod mounts;
 mod namespaces;
 mod resources;
 mod security;
