@@ -184,7 +184,7 @@ pub fn command() -> Command {
                 )
                 .subcommand(
                     Command::new("prune")
-                        .about("Remove the images that no container is made of and that are not pinned, and print them")
+                        .about("Remove the images that no container needs and that are not pinned, and print them")
                         .arg(dry_run_arg()),
                 ),
         )

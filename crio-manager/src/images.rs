@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::fs::File;
 
 use anyhow::Context as _;
+use cri::manager::v1::StatusRequest;
+use cri::manager::v1::manager_client::ManagerClient;
 use cri::v1;
 use cri::v1::image_service_client::ImageServiceClient;
-use cri::v1::runtime_service_client::RuntimeServiceClient;
 use nix::fcntl::Flock;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -35,7 +36,7 @@ pub struct Listed {
     pub size_bytes: u64,
     /// The configuration says that it is to stay.
     pub pinned: bool,
-    /// A container is made of it.
+    /// A container is made of it, or has it as a volume.
     pub in_use: bool,
 }
 
@@ -62,7 +63,7 @@ pub fn list(config: &Config) -> anyhow::Result<Vec<Listed>> {
     with_store(config, async |store| store.list().await)
 }
 
-/// Removes the images that no container is made of and that are not pinned; those, also when they only would be.
+/// Removes the images that no container needs and that are not pinned; those, also when they only would be.
 pub fn prune(config: &Config, dry_run: bool) -> anyhow::Result<Vec<Listed>> {
     with_store(config, async |store| {
         let mut unused = store.list().await?;
@@ -140,11 +141,11 @@ fn with_store<T>(config: &Config, work: impl AsyncFnOnce(&mut Store) -> anyhow::
 enum Store {
     Daemon {
         images: ImageServiceClient<Channel>,
-        runtime: RuntimeServiceClient<Channel>,
+        manager: ManagerClient<Channel>,
     },
     Here {
         store: ImageStore,
-        /// Ids of images that containers are made of.
+        /// Ids of images that containers need.
         used: BTreeSet<String>,
         _lock: Flock<File>,
     },
@@ -156,7 +157,7 @@ impl Store {
             let limit = config.api.grpc_max_send_msg_size;
             return Ok(Store::Daemon {
                 images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(limit),
-                runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(limit),
+                manager: ManagerClient::new(channel).max_decoding_message_size(limit),
             });
         }
         let lock = node::lock_images(config)?;
@@ -170,10 +171,9 @@ impl Store {
 
     async fn list(&mut self) -> anyhow::Result<Vec<Listed>> {
         let mut listed: Vec<Listed> = match self {
-            Store::Daemon { images, runtime } => {
-                let containers = runtime.list_containers(v1::ListContainersRequest::default()).await;
-                let containers = containers.map_err(said)?.into_inner().containers;
-                let used = containers.into_iter().map(|container| container.image_id).collect();
+            Store::Daemon { images, manager } => {
+                let status = manager.status(StatusRequest {}).await.map_err(said)?;
+                let used = status.into_inner().images_in_use.into_iter().collect();
                 let found = images
                     .list_images(v1::ListImagesRequest::default())
                     .await
@@ -236,14 +236,12 @@ fn said(status: tonic::Status) -> anyhow::Error {
 async fn used_by_records(config: &Config) -> anyhow::Result<BTreeSet<String>> {
     let records = RecordFiles::open(config.manager.state_dir.join("records")).context("records")?;
     let containers = records.load().await.context("records")?.containers;
-    let image = |progress: Progress<ContainerFacts>| match progress {
-        Progress::Made(facts) => Some(facts.image_id),
+    let made = containers.into_iter().filter_map(|record| match record.progress {
+        Progress::Made(facts) => Some(facts),
         Progress::Making => None,
-    };
-    Ok(containers
-        .into_iter()
-        .filter_map(|record| image(record.progress))
-        .collect())
+    });
+    let images = |facts: ContainerFacts| facts.images().map(str::to_owned).collect::<Vec<_>>();
+    Ok(made.flat_map(images).collect())
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ impl cri::manager::v1::manager_server::Manager for Manager {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             images: count(image.list().map_err(driver_status)?.len()),
             image_bytes: image.usage().used_bytes,
+            images_in_use: self.lifecycle.images_in_use().into_iter().collect(),
             under_way: self.lifecycle.under_way().into_iter().map(verb).collect(),
             ..StatusResponse::default()
         };
