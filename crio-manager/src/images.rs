@@ -141,7 +141,7 @@ fn with_store<T>(config: &Config, work: impl AsyncFnOnce(&mut Store) -> anyhow::
 enum Store {
     Daemon {
         images: ImageServiceClient<Channel>,
-        manager: ManagerClient<Channel>,
+        manager: Box<ManagerClient<Channel>>,
     },
     Here {
         store: ImageStore,
@@ -157,7 +157,7 @@ impl Store {
             let limit = config.api.grpc_max_send_msg_size;
             return Ok(Store::Daemon {
                 images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(limit),
-                manager: ManagerClient::new(channel).max_decoding_message_size(limit),
+                manager: Box::new(ManagerClient::new(channel).max_decoding_message_size(limit)),
             });
         }
         let lock = node::lock_images(config)?;
