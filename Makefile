@@ -93,7 +93,7 @@ config: ## write contrib/crio.conf and the man pages anew from the keys and comm
 	for page in crio-manager.8 crio.conf.5; do \
 	target/debug/crio-manager man $$page > target/$$page.new && mv target/$$page.new contrib/man/$$page; done
 
-install: ## install what `make release` built: programs, configuration, man pages, completions, samples, unit
+install: ## install what `make release` built: programs, configuration, man pages, completions, samples, units
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-manager $(BIN)/conmon-rs
 	if [ -e $(BIN)/crio-pause ]; then install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-pause; fi
 	[ -e $(DESTDIR)/etc/crio/crio.conf ] || install -D -m 0644 contrib/crio.conf $(DESTDIR)/etc/crio/crio.conf

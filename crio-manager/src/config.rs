@@ -90,6 +90,7 @@ pub struct RuntimeConfig {
     pub seccomp_profile: Option<PathBuf>,
     pub read_only: bool,
     pub no_pivot: bool,
+    pub enable_criu_support: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -197,6 +198,7 @@ impl Default for Config {
                 seccomp_profile: None,
                 read_only: false,
                 no_pivot: false,
+                enable_criu_support: true,
             },
             runtimes: BTreeMap::new(),
             image: ImageConfig {

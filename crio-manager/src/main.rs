@@ -14,6 +14,7 @@ use crio_manager::node;
 use crio_manager::progress;
 use crio_manager::reload::Reload;
 use crio_manager::status;
+use crio_manager::systemd::HandedOver;
 use crio_manager::wipe;
 
 fn main() -> ExitCode {
@@ -32,8 +33,10 @@ fn run(invocation: Invocation) -> anyhow::Result<bool> {
     match invocation {
         Invocation::Check { sources, format } => return check(&sources, format),
         Invocation::Serve(sources) => {
+            // Before anything else is opened.
+            let handed = HandedOver::take()?;
             let (config, log) = load_and_log(&sources)?;
-            node::serve(config, Reload { sources, log })?;
+            node::serve(config, Reload { sources, log }, handed)?;
         }
         Invocation::PrintConfig(sources) => print(&config::effective(&load_and_warn(&sources)?))?,
         Invocation::PrintDefaultConfig => print(&config::commented_defaults())?,

@@ -17,7 +17,7 @@ use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
 use crate::drivers::process::HostProcesses;
 use crate::drivers::record_file::make_private_dir;
-use crate::drivers::runtime::CommandLine;
+use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
@@ -35,12 +35,13 @@ use crate::spec::seccomp::{Arch, KernelVersion};
 use crate::spec::security::{Inheritable, capabilities_of_mask};
 use crate::spec::{Node, Support};
 use crate::streaming::{Address, Server, TlsFiles};
-use crate::systemd;
+use crate::systemd::{self, HandedOver};
 use anyhow::Context as _;
 use cri::manager::v1::LoadImageRequest;
 use cri::manager::v1::manager_server::ManagerServer;
 use cri::v1::image_service_server::ImageServiceServer;
 use cri::v1::runtime_service_server::RuntimeServiceServer;
+use futures::StreamExt as _;
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
@@ -62,6 +63,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long verbs under way may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a client that was accepted just before the stop has to say its first words: a connection that ends before
+/// them is a refused call.
+const GREETING: Duration = Duration::from_millis(100);
+
 /// How long work that blocks may take to end after that.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -71,7 +76,7 @@ const WORKER_THREADS: usize = 2;
 /// Serves until SIGTERM or SIGINT. Containers go on running.
 ///
 /// Errors: another daemon has the same root or socket; a directory cannot be made; the records cannot be listed.
-pub fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
+pub fn serve(config: Config, reload: Reload, handed: HandedOver) -> anyhow::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     if let Err(error) = child::raise_open_files() {
         warn!(%error, "raise the limit of open files, ignoring");
@@ -81,13 +86,13 @@ pub fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let served = runtime.block_on(run(config, reload));
+    let served = runtime.block_on(run(config, reload, handed));
     // What blocks in the kernel cannot be broken off, and must not keep the daemon from leaving.
     runtime.shutdown_timeout(LEAVE_LIMIT);
     served
 }
 
-async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
+async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::Result<()> {
     let started_with = config.clone();
     resolve_roots(&mut config)?;
     let _images_lock = lock_images(&config)?;
@@ -101,7 +106,7 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
-    let socket = listener::listen(&config.api.listen).await?;
+    let socket = listener::listen(&config.api.listen, handed.sockets).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
     let streaming = streaming_server(&config).await?;
     let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone(), streaming.urls()))
@@ -114,7 +119,14 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     let streams = tokio::spawn(streaming.serve(lifecycle.clone(), stop_streaming.clone()));
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
-    let mut stopped = stopping.clone();
+    let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
+    // Whoever comes after the stop is not accepted: on a socket that was handed over the next daemon does that.
+    let connections = UnixListenerStream::new(socket.listener)
+        .take_until(async move {
+            // The sender lives until the server has ended.
+            let _ = closed.wait_for(|stop| *stop).await;
+        })
+        .chain(futures::stream::pending());
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_AT_ONCE)
         .layer(CallSpans)
@@ -122,9 +134,9 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
         .add_service(runtime)
         .add_service(image)
         .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(socket), async move {
-            // The sender lives until the server has ended.
+        .serve_with_incoming_shutdown(connections, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
+            tokio::time::sleep(GREETING).await;
         });
     let signals = async {
         systemd::ready(&lifecycle).await;
@@ -170,8 +182,7 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     if tokio::time::timeout(DRAIN_LIMIT, images.shutdown()).await.is_err() {
         warn!("the image store is still busy, leaving; the next start removes what is half-made");
     }
-    // Already gone if somebody cleaned up.
-    let _ = std::fs::remove_file(&config.api.listen);
+    socket.file.remove();
     info!("stopped; containers go on");
     Ok(())
 }
@@ -299,10 +310,13 @@ pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageSt
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
-    let runtime = Arc::new(CommandLine::new(
-        handlers(config),
-        config.runtime.default_runtime.clone(),
-    ));
+    let criu = if config.runtime.enable_criu_support {
+        Criu::Allowed
+    } else {
+        Criu::SwitchedOff
+    };
+    let runtime = CommandLine::new(handlers(config), config.runtime.default_runtime.clone());
+    let runtime = Arc::new(runtime.with_criu(criu));
     // The first answers are there before the first Status.
     runtime.probe().await;
     let monitor = ConmonRs {
@@ -336,6 +350,7 @@ pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageSt
         ),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
+        checkpoint: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
         host: Arc::new(Host),
         store: Arc::new(records),

@@ -38,7 +38,7 @@ pub fn wipe(config: Config, scope: Scope, dry_run: bool) -> anyhow::Result<Vec<S
 async fn run(mut config: Config, scope: Scope, dry_run: bool) -> anyhow::Result<Vec<String>> {
     let socket = config.api.listen.display();
     if manager::channel(&config.api.listen).await?.is_some() {
-        anyhow::bail!("a daemon listens on {socket}: stop it first, `systemctl stop crio-manager`");
+        anyhow::bail!("a daemon listens on {socket}: stop it first, `systemctl stop crio-manager.socket crio-manager`");
     }
     node::resolve_roots(&mut config)?;
     let _images_lock = node::lock_images(&config)?;

@@ -156,7 +156,7 @@ static LIVE: [(&str, &str); 11] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 49] = [
+pub static KEYS: [Key; 50] = [
     key!(
         "crio",
         "root",
@@ -330,6 +330,12 @@ pub static KEYS: [Key; 49] = [
         "no_pivot",
         runtime.no_pivot,
         "Let the runtime use MS_MOVE where pivot_root can't be had, as on a ramdisk."
+    ),
+    key!(
+        "crio.runtime",
+        "enable_criu_support",
+        runtime.enable_criu_support,
+        "Checkpoint containers, and make containers from checkpoints, where criu and the runtime can."
     ),
     key!(
         "crio.image",
@@ -552,7 +558,6 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "shared_cpuset",
             "pinns_path",
             "absent_mount_sources_to_reject",
-            "enable_criu_support",
             "enable_pod_events",
             "hostnetwork_disable_selinux",
             "disable_hostport_mapping",

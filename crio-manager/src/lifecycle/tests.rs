@@ -1,5 +1,6 @@
 //! The order of things, on a node in memory that fails where it is told to.
 
+mod checkpoint;
 mod hangs;
 mod stats;
 mod update;

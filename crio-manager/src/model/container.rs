@@ -198,6 +198,8 @@ impl Resources {
 ///   Created ─────┤                                    ▼
 ///      │         └──────────── StartFailed ────────▶ Exited
 ///      └── Started ──▶ Running ────── Exited ─────────▲
+///      ┌── Restored ──▶   │                           │
+///   Checkpointed ─────── Exited, StartFailed ─────────┘
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -207,6 +209,8 @@ pub enum ContainerState {
         /// That process.
         process: ProcessId,
     },
+    /// Unpacked from a checkpoint. It has no process: its start makes those that it had.
+    Checkpointed,
     /// Started.
     Running {
         /// Its first process.
@@ -231,6 +235,13 @@ pub enum ContainerEvent {
         /// When.
         at: Timestamp,
     },
+    /// The OCI runtime made its processes again.
+    Restored {
+        /// The first one.
+        process: ProcessId,
+        /// When.
+        at: Timestamp,
+    },
     /// The OCI runtime refused to start it.
     StartFailed {
         /// The runtime's words.
@@ -246,7 +257,7 @@ impl ContainerState {
     /// The state as a lower-case word.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Created { .. } => "created",
+            Self::Created { .. } | Self::Checkpointed => "created",
             Self::Running { .. } => "running",
             Self::Exited { .. } => "exited",
         }
@@ -256,7 +267,7 @@ impl ContainerState {
     pub fn process(&self) -> Option<ProcessId> {
         match self {
             Self::Created { process } | Self::Running { process, .. } => Some(*process),
-            Self::Exited { .. } => None,
+            Self::Checkpointed | Self::Exited { .. } => None,
         }
     }
 
@@ -274,7 +285,11 @@ pub fn apply(state: &ContainerState, event: ContainerEvent) -> Result<ContainerS
             process: *process,
             started_at: at,
         }),
-        (S::Created { .. }, E::StartFailed { why, at }) => Ok(S::Exited {
+        (S::Checkpointed, E::Restored { process, at }) => Ok(S::Running {
+            process,
+            started_at: at,
+        }),
+        (S::Created { .. } | S::Checkpointed, E::StartFailed { why, at }) => Ok(S::Exited {
             exit: Exit {
                 status: ExitStatus::StartFailed(why),
                 oom_killed: false,
@@ -282,14 +297,26 @@ pub fn apply(state: &ContainerState, event: ContainerEvent) -> Result<ContainerS
             },
             started_at: None,
         }),
-        (S::Created { .. }, E::Exited(exit)) => Ok(S::Exited { exit, started_at: None }),
+        (S::Created { .. } | S::Checkpointed, E::Exited(exit)) => Ok(S::Exited { exit, started_at: None }),
         (S::Running { started_at, .. }, E::Exited(exit)) => Ok(S::Exited {
             exit,
             started_at: Some(*started_at),
         }),
-        (S::Running { .. }, E::Started { .. }) => Err(Refused {
+        (S::Running { .. }, E::Started { .. } | E::Restored { .. }) => Err(Refused {
             state: "running",
             event: "start",
+        }),
+        (S::Checkpointed, E::Started { .. }) => Err(Refused {
+            state: "not made from its checkpoint yet",
+            event: "start",
+        }),
+        (S::Created { .. }, E::Restored { .. }) => Err(Refused {
+            state: "created",
+            event: "restore",
+        }),
+        (S::Exited { .. }, E::Restored { .. }) => Err(Refused {
+            state: "exited",
+            event: "restore",
         }),
         (S::Running { .. }, E::StartFailed { .. }) => Err(Refused {
             state: "running",
@@ -396,6 +423,18 @@ mod tests {
         assert_eq!((after.cpuset_cpus.as_str(), after.oom_score_adj), ("0", 5));
         assert_eq!(after.hugepage_limits, [("2MB".into(), 7), ("1GB".into(), 2)]);
         assert_eq!(after.unified.len(), 2);
+    }
+
+    #[test]
+    fn a_container_from_a_checkpoint_runs_from_its_restoring_on_unless_it_was_stopped_before() {
+        let at = Timestamp::from_nanos(4);
+        let restored = || ContainerEvent::Restored { process: process(), at };
+        let running = apply(&ContainerState::Checkpointed, restored()).unwrap();
+        assert_eq!(running.process(), Some(process()));
+        assert!(apply(&running, restored()).is_err());
+        assert!(apply(&ContainerState::Checkpointed, ContainerEvent::Started { at }).is_err());
+        let stopped = apply(&ContainerState::Checkpointed, ContainerEvent::Exited(exit(137, 3))).unwrap();
+        assert!(apply(&stopped, restored()).is_err());
     }
 
     #[test]

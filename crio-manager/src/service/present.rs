@@ -40,7 +40,7 @@ pub fn sandbox_state(state: SandboxState) -> i32 {
 /// CRI's number of a container's state.
 pub fn container_state(state: &ContainerState) -> i32 {
     match state {
-        ContainerState::Created { .. } => v1::ContainerState::ContainerCreated.into(),
+        ContainerState::Created { .. } | ContainerState::Checkpointed => v1::ContainerState::ContainerCreated.into(),
         ContainerState::Running { .. } => v1::ContainerState::ContainerRunning.into(),
         ContainerState::Exited { .. } => v1::ContainerState::ContainerExited.into(),
     }
@@ -169,7 +169,7 @@ fn container_status_in(cell: &ContainerCell, state: &ContainerState) -> v1::Cont
         ..v1::ContainerStatus::default()
     };
     match state {
-        ContainerState::Created { .. } => {}
+        ContainerState::Created { .. } | ContainerState::Checkpointed => {}
         ContainerState::Running { started_at, .. } => status.started_at = started_at.nanos(),
         ContainerState::Exited { exit, started_at } => {
             // Never zero for what has exited, and never after the end.

@@ -66,7 +66,7 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Denied | ErrorKind::Untrusted => Code::PermissionDenied,
         ErrorKind::Exhausted => Code::ResourceExhausted,
-        ErrorKind::InUse => Code::FailedPrecondition,
+        ErrorKind::InUse | ErrorKind::Unsupported => Code::FailedPrecondition,
     }
 }
 

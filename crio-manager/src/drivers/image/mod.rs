@@ -15,6 +15,7 @@ mod auth_file;
 pub mod beneath;
 mod catalog;
 mod changes;
+mod checkpoint;
 mod compression;
 pub mod config;
 pub mod credentials;

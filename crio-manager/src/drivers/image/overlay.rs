@@ -3,6 +3,7 @@
 //! `containers/<id>/{rootfs.json,upper,work,merged,volumes}`. The record says which layers are below, and is there before
 //! the mount and until after it: as long as it is, nobody removes those layers. The images that are a container's volumes
 //! are mounted read-only at `volumes/<number>`, and come and go with its root file system.
+//! A checkpoint has `checkpoint` there, as long as it is made or waits for its start.
 
 use std::fs;
 use std::io;
@@ -27,6 +28,7 @@ const RECORD: &str = "rootfs.json";
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 const MERGED: &str = "merged";
+const CHECKPOINT: &str = "checkpoint";
 const VOLUMES: &str = "volumes";
 /// How a volume is mounted, in the words of the one call and of the other.
 const VOLUME_ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
@@ -233,6 +235,11 @@ impl Overlays {
     /// Where its writable layer is or would be.
     pub fn upper(&self, container: &str) -> Result<PathBuf> {
         Ok(self.directory(container)?.join(UPPER))
+    }
+
+    /// Where a checkpoint of it is made, or lies unpacked.
+    pub fn checkpoint(&self, container: &str) -> Result<PathBuf> {
+        Ok(self.directory(container)?.join(CHECKPOINT))
     }
 
     fn directory(&self, container: &str) -> Result<PathBuf> {
