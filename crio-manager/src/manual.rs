@@ -209,17 +209,6 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
-
-    #[test]
-    fn the_committed_pages_are_what_is_generated() {
-        for of in Page::value_variants() {
-            let name = of.to_possible_value().unwrap().get_name().to_owned();
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/man").join(&name);
-            let committed = std::fs::read_to_string(path).unwrap_or_default();
-            assert!(committed == page(*of), "contrib/man/{name} is out of date: make config");
-        }
-    }
 
     #[test]
     fn every_command_flag_and_key_is_in_its_page() {

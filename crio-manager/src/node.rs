@@ -3,6 +3,7 @@
 use crate::config::{
     self, CgroupManager, Config, EnvVariable, Limit, MonitorCgroup, RuntimeHandler, ShortNameMode, Ulimit,
 };
+use crate::drivers::additions::NodeFiles;
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
@@ -245,6 +246,9 @@ async fn streaming_server(config: &Config) -> anyhow::Result<Server> {
 /// Where the field's tools look for a signature policy.
 const SYSTEM_POLICY: &str = "/etc/containers/policy.json";
 
+/// The lists of default mounts that every container engine reads: the administrator's, and the distribution's.
+const SYSTEM_MOUNTS: [&str; 2] = ["/etc/containers/mounts.conf", "/usr/share/containers/mounts.conf"];
+
 /// The image store's part of the configuration.
 pub fn image_store_config(config: &Config) -> ImageStoreConfig {
     ImageStoreConfig {
@@ -353,6 +357,7 @@ pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageSt
         checkpoint: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
         host: Arc::new(Host),
+        additions: Arc::new(NodeFiles::default()),
         store: Arc::new(records),
         clock: Arc::new(HostClock::new().context("boot id")?),
     };
@@ -461,6 +466,12 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
             config::ImageVolumes::Mkdir => ImageVolumes::MadeInRootfs,
             config::ImageVolumes::Bind => ImageVolumes::Bound,
             config::ImageVolumes::Ignore => ImageVolumes::Ignored,
+        },
+        cdi_spec_dirs: config.runtime.cdi_spec_dirs.clone(),
+        hooks_dirs: config.runtime.hooks_dir.clone(),
+        default_mounts_files: match &config.runtime.default_mounts_file {
+            Some(file) => vec![file.clone()],
+            None => SYSTEM_MOUNTS.map(Into::into).to_vec(),
         },
         // Bind mounts of a symlink's place are refused by some runtimes.
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),

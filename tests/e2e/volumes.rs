@@ -1,13 +1,18 @@
 //! What a container finds beside the files of its image: other images, and volumes that an image declares.
 
+use std::path::Path;
+use std::time::Duration;
+
 use cri::v1::{ContainerConfig, ImageSpec, Mount};
 use e2e::image::{file, link};
 use e2e::{Node, TestImage, container, image_spec, refused, run_on, sh};
+use serde_json::json;
 use tar::EntryType;
 use tonic::Code;
 
 run_on!(runc, crun: an_image_is_a_volume_as_long_as_its_container_is_there);
 run_on!(runc:
+    volumes_that_an_image_declares_are_made_bound_or_ignored,
     an_artifact_is_a_volume_of_files_and_nothing_else,
     an_artifact_whose_files_lead_elsewhere_is_refused,
     an_image_that_cannot_be_a_volume_is_told_in_the_kubelets_word,
@@ -192,4 +197,34 @@ async fn an_artifact_whose_files_lead_elsewhere_is_refused(node: &mut Node) -> a
         );
     }
     node.nothing_more_than(&before).await
+}
+
+async fn volumes_that_an_image_declares_are_made_bound_or_ignored(node: &mut Node) -> anyhow::Result<()> {
+    let image = TestImage::busybox()?
+        .with_layer(|archive| link(archive, EntryType::Symlink, "way", "../../../../../../../../etc"))?
+        .declaring("Volumes", json!({ "/data": {}, "/way/out": {} }));
+    let image = node.pulled("e2e/declaring:1", &image).await?;
+    let script = "[ -d /data ] && echo dir; grep -q ' /data ' /proc/self/mounts && echo mount; \
+                  touch /data/x 2>/dev/null && echo writable; [ -d /etc/out ] && echo inside; true";
+    for (mode, expected) in [
+        ("mkdir", "dir\nwritable\ninside\n"),
+        ("bind", "dir\nmount\nwritable\ninside\n"),
+        ("ignore", ""),
+    ] {
+        node.configure(
+            "60-volumes.conf",
+            &format!("[crio.image]\nimage_volumes = \"{mode}\"\n"),
+        )
+        .await?;
+        let pod = node.running_host_pod(mode).await?;
+        let before = node.snapshot();
+        let id = pod.run(&sh("c", &image, script)).await?;
+        node.client.exited(&id, Duration::from_secs(20)).await?;
+        assert_eq!(node.said(mode, "c", "stdout")?, expected, "{mode}");
+        assert!(!Path::new("/etc/out").exists() && !node.namespaces.inside("/etc/out").exists());
+        node.client.remove(&id).await?;
+        node.nothing_more_than(&before).await?;
+        pod.remove().await?;
+    }
+    Ok(())
 }

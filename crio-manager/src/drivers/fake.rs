@@ -134,6 +134,7 @@ impl FakeNode {
             checkpoint: node(),
             bundle: node(),
             host: node(),
+            additions: node(),
             store: node(),
             clock: node(),
         }

@@ -5,9 +5,13 @@
 
 use crate::drivers::cgroup::{Counters, Usage};
 use crate::drivers::image::PullRequest;
+use crate::model::cdi::CdiName;
 use crate::model::container::{ImageMount, Resources};
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
+use crate::spec::ContainerPath;
+use crate::spec::cdi::Edits;
+use crate::spec::hooks::HookFile;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -122,6 +126,8 @@ pub struct Drivers {
     pub bundle: Arc<dyn Bundles>,
     /// Files of the host that requests name.
     pub host: Arc<dyn HostFiles>,
+    /// Files of the node that add to containers.
+    pub additions: Arc<dyn NodeAdditions>,
     /// Durable records.
     pub store: Arc<dyn Records>,
     /// Time and chance.
@@ -715,6 +721,9 @@ pub trait Bundles: Send + Sync {
     /// Makes an empty directory of the bundle that every user of the container may read; makes the bundle.
     async fn make_dir(&self, id: &ContainerId, below: &Path) -> DriverResult<()>;
 
+    /// Copies a file or a directory of the host into the bundle, links followed; makes the bundle.
+    async fn copy(&self, id: &ContainerId, below: &Path, source: &Path) -> DriverResult<()>;
+
     /// Reads config.json back.
     async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>>;
 
@@ -745,6 +754,20 @@ pub trait HostFiles: Send + Sync {
 
     /// A regular file, at most `limit` bytes: a seccomp profile.
     async fn read(&self, path: &Path, limit: u64) -> DriverResult<Vec<u8>>;
+}
+
+/// Files of the node that add to containers. Each call has them as they are now.
+#[async_trait]
+pub trait NodeAdditions: Send + Sync {
+    /// What the CDI files in these directories say of the devices; what is in a later directory wins.
+    async fn cdi(&self, directories: &[PathBuf], devices: &[CdiName]) -> DriverResult<Edits>;
+
+    /// The hooks in these directories in the order of their names; what is in a later directory takes the place of a file
+    /// of the same name.
+    async fn hooks(&self, directories: &[PathBuf]) -> DriverResult<Vec<HookFile>>;
+
+    /// What these files want mounted into every container, of what is there: where from, and where to.
+    async fn default_mounts(&self, files: &[PathBuf]) -> DriverResult<Vec<(PathBuf, ContainerPath)>>;
 }
 
 /// A device node of the host.

@@ -139,6 +139,12 @@ impl Lifecycle {
         for directory in &built.volume_dirs {
             d.bundle.make_dir(&plan.id, directory).step("make image volume").await?;
         }
+        for (source, below) in &built.copies {
+            d.bundle
+                .copy(&plan.id, below, source)
+                .step("copy default mount")
+                .await?;
+        }
         for (name, content) in &built.files {
             d.bundle
                 .write(&plan.id, name, content, Readers::Everybody)

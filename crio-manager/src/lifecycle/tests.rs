@@ -81,6 +81,7 @@ pub(super) fn container_plan(number: u8, sandbox: &SandboxId) -> ContainerPlan {
         envs: Vec::new(),
         mounts: Vec::new(),
         devices: Vec::new(),
+        cdi_devices: Vec::new(),
         labels: Default::default(),
         annotations: Default::default(),
         log_path: None,

@@ -1,5 +1,6 @@
 //! A container: what was asked, its state, and the events that change it.
 
+use super::cdi::CdiName;
 use super::name::{ContainerMetadata, ContainerName, Pairs, PodMetadata};
 use super::security::Security;
 use super::{ContainerId, Exit, ExitStatus, ProcessId, Refused, SandboxId, Timestamp};
@@ -33,6 +34,9 @@ pub struct ContainerPlan {
     pub mounts: Vec<MountPlan>,
     /// Devices of the host.
     pub devices: Vec<DevicePlan>,
+    /// Devices that files on the node describe, each once.
+    #[serde(default)]
+    pub cdi_devices: Vec<CdiName>,
     /// Labels, as sent.
     pub labels: Pairs,
     /// Annotations, as sent.

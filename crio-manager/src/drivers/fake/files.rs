@@ -3,9 +3,13 @@
 use super::FakeNode;
 use crate::drivers::image::PullRequest;
 use crate::drivers::seams::*;
+use crate::model::cdi::CdiName;
 use crate::model::container::ImageMount;
 use crate::model::record::{ContainerRecord, SandboxFiles, SandboxRecord};
 use crate::model::{ContainerId, SandboxId, SandboxPlan};
+use crate::spec::ContainerPath;
+use crate::spec::cdi::Edits;
+use crate::spec::hooks::HookFile;
 use async_trait::async_trait;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -186,6 +190,10 @@ impl Bundles for FakeNode {
         self.make(format!("bundle {}", id.short()))
     }
 
+    async fn copy(&self, id: &ContainerId, _: &Path, _: &Path) -> DriverResult<()> {
+        self.make(format!("bundle {}", id.short()))
+    }
+
     async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>> {
         let spec = self.state.lock().unwrap().specs.get(id).cloned();
         spec.ok_or_else(|| DriverError::new(ErrorKind::NotFound, "no spec"))
@@ -225,6 +233,25 @@ impl HostFiles for FakeNode {
 
     async fn read(&self, path: &Path, _: u64) -> DriverResult<Vec<u8>> {
         Err(DriverError::new(ErrorKind::NotFound, path.display().to_string()))
+    }
+}
+
+#[async_trait]
+impl NodeAdditions for FakeNode {
+    async fn cdi(&self, _: &[PathBuf], devices: &[CdiName]) -> DriverResult<Edits> {
+        match devices.first() {
+            None => Ok(Edits::default()),
+            Some(device) => Err(DriverError::new(ErrorKind::Invalid, format!("no CDI device {device}"))),
+        }
+    }
+
+    async fn hooks(&self, _: &[PathBuf]) -> DriverResult<Vec<HookFile>> {
+        Ok(Vec::new())
+    }
+
+    async fn default_mounts(&self, files: &[PathBuf]) -> DriverResult<Vec<(PathBuf, ContainerPath)>> {
+        let path = ContainerPath::parse("/run/secrets").unwrap();
+        Ok(files.iter().map(|file| (file.clone(), path.clone())).collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The spec of a container.
 
 use super::ImageVolumes;
+use super::additions::Added;
 use super::json;
 use super::resources::resources;
 use super::security::{security_request, user_request};
@@ -32,6 +33,8 @@ pub(in crate::lifecycle) struct Specified {
     pub rootfs_dirs: Vec<String>,
     /// Directories to make in the bundle, relative to it.
     pub volume_dirs: Vec<PathBuf>,
+    /// Files and directories of the host to copy into the bundle: where from, and where to, relative to it.
+    pub copies: Vec<(PathBuf, PathBuf)>,
     /// Files to write into the bundle, by name.
     pub files: Vec<(&'static str, Vec<u8>)>,
     /// What a stop sends first, 1–64.
@@ -47,6 +50,9 @@ pub(in crate::lifecycle) struct Specified {
 /// Names of the account files in a bundle.
 const PASSWD: &str = "passwd";
 const GROUP: &str = "group";
+
+/// The directory of a bundle in which each copy of a default mount has its place.
+const COPIES: &str = "mounts";
 
 /// The directory of a bundle in which each bound volume of the image has one.
 const VOLUMES: &str = "volumes";
@@ -97,6 +103,7 @@ impl Lifecycle {
             bundle: &bundle,
             mounts,
             devices,
+            added: self.added(&sandbox.plan, plan).await?,
             seccomp,
             pid,
             joined_pid_namespace,
@@ -120,6 +127,7 @@ impl Lifecycle {
         let (passwd, group) = (outside.passwd.as_deref(), outside.group.as_deref());
         let accounts = Accounts::new(passwd, group)?;
         let user = user::resolve(&user_request(asked), &image.config.user, &accounts)?;
+        let user = outside.added.with_groups(user);
         let process = ProcessRequest {
             command: plan.command.clone(),
             args: plan.args.clone(),
@@ -131,6 +139,7 @@ impl Lifecycle {
                     name: name.clone(),
                     value: value.clone(),
                 })
+                .chain(outside.added.env.iter().cloned())
                 .collect(),
             working_dir: match plan.working_dir.as_str() {
                 "" => None,
@@ -176,6 +185,16 @@ impl Lifecycle {
                 .iter()
                 .map(|(name, _)| own_file(&format!("/etc/{name}"), outside.bundle.join(name))),
         );
+        let mut copies = Vec::new();
+        for (number, (source, container_path)) in outside.added.copies.iter().enumerate() {
+            let below = Path::new(COPIES).join(number.to_string());
+            own_files.push(OwnFile {
+                container_path: container_path.clone(),
+                host_path: outside.bundle.join(&below),
+                access: Access::ReadWrite,
+            });
+            copies.push((source.clone(), below));
+        }
         let paths = image_volume_paths(&image.config, &outside.mounts)?;
         let (mut rootfs_dirs, mut volume_dirs, mut image_volumes) = (Vec::new(), Vec::new(), Vec::new());
         match defaults.image_volumes {
@@ -226,7 +245,8 @@ impl Lifecycle {
             // The pod's are set where they live: in the namespaces that are pinned.
             sysctls: Default::default(),
             mounts,
-            devices: outside.devices,
+            devices: outside.added.with_devices(outside.devices, &user),
+            additions: outside.added.additions,
             resources: resources(&plan.resources, defaults.pids_limit, sandbox.handler.min_memory_bytes),
             cgroups_path: sandbox.cgroup_parent.container_for_runtime(&plan.id),
             annotations: AnnotationRequest {
@@ -248,6 +268,7 @@ impl Lifecycle {
             json: json(&built.spec)?,
             rootfs_dirs,
             volume_dirs,
+            copies,
             files,
             stop_signal: plan
                 .stop_signal
@@ -270,6 +291,7 @@ struct Outside<'a> {
     bundle: &'a Path,
     mounts: Vec<Mount>,
     devices: Vec<Device>,
+    added: Added,
     seccomp: SeccompRequest,
     pid: Namespace,
     joined_pid_namespace: Option<ProcessId>,
@@ -284,7 +306,7 @@ pub(super) fn container_path(path: &str) -> Result<ContainerPath, StepFailed> {
     })
 }
 
-fn device(found: HostDevice, inside: &str, access: DeviceAccess) -> Result<Device, StepFailed> {
+pub(super) fn device(found: HostDevice, inside: &str, access: DeviceAccess) -> Result<Device, StepFailed> {
     Ok(Device {
         container_path: container_path(inside)?,
         kind: found.kind,

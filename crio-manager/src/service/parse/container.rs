@@ -1,6 +1,6 @@
 //! CreateContainer and StopContainer.
 
-use super::device::device;
+use super::device::{cdi_devices, device};
 use super::mount::mount;
 use super::name::{container_metadata, id};
 use super::path::{absolute, log_path};
@@ -40,9 +40,7 @@ pub fn create_container(
     }
     not_beyond_the_pod("network", &security.namespaces.network, &sandbox.namespaces.network)?;
     not_beyond_the_pod("ipc", &security.namespaces.ipc, &sandbox.namespaces.ipc)?;
-    if !config.cdi_devices.is_empty() {
-        return Err(wrong("config.cdi_devices", "not supported by this version"));
-    }
+    let cdi_devices = cdi_devices(config.cdi_devices, &config.annotations)?;
     let words = |field: &str, values: Vec<String>| -> Parsed<Vec<String>> {
         values.into_iter().map(|word| no_nul(field, word)).collect()
     };
@@ -66,6 +64,7 @@ pub fn create_container(
         envs: envs(config.envs)?,
         mounts: config.mounts.into_iter().map(mount).collect::<Parsed<_>>()?,
         devices: config.devices.into_iter().map(device).collect::<Parsed<_>>()?,
+        cdi_devices,
         labels: pairs(config.labels),
         annotations: pairs(config.annotations),
         log_path: log_path(sandbox.log_directory.as_deref(), &config.log_path)?,
