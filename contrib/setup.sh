@@ -12,7 +12,7 @@ export PATH="$PATH:$HOME/.cargo/bin"
 # Runtimes, a user of monitors, the monitor and the daemon we compare with, CNI plugins, a registry and its password tool, what the tests look at.
 packages=(
     runc crun podman conmon containerd containernetworking-plugins docker-registry apache2-utils iptables nftables iproute2 openssl
-    mmdebstrap procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
+    gpg gpg-agent gpgv mmdebstrap procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
 )
 
 updated=no

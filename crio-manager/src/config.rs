@@ -90,6 +90,7 @@ pub struct RuntimeConfig {
     pub seccomp_profile: Option<PathBuf>,
     pub read_only: bool,
     pub no_pivot: bool,
+    pub disable_hostport_mapping: bool,
     pub cdi_spec_dirs: Vec<PathBuf>,
     pub hooks_dir: Vec<PathBuf>,
     /// `None`: the system's two.
@@ -202,6 +203,7 @@ impl Default for Config {
                 seccomp_profile: None,
                 read_only: false,
                 no_pivot: false,
+                disable_hostport_mapping: false,
                 cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
                 hooks_dir: vec!["/usr/share/containers/oci/hooks.d".into()],
                 default_mounts_file: None,

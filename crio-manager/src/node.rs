@@ -246,6 +246,9 @@ async fn streaming_server(config: &Config) -> anyhow::Result<Server> {
 /// Where the field's tools look for a signature policy.
 const SYSTEM_POLICY: &str = "/etc/containers/policy.json";
 
+/// Where they look for what says where simple signatures lie.
+const LOOKASIDES: &str = "/etc/containers/registries.d";
+
 /// The lists of default mounts that every container engine reads: the administrator's, and the distribution's.
 const SYSTEM_MOUNTS: [&str; 2] = ["/etc/containers/mounts.conf", "/usr/share/containers/mounts.conf"];
 
@@ -261,6 +264,7 @@ pub fn image_store_config(config: &Config) -> ImageStoreConfig {
             policy: config.image.signature_policy.clone(),
             system_policy: Some(SYSTEM_POLICY.into()),
             namespaced_policy_dir: Some(config.image.signature_policy_dir.clone()),
+            lookaside_dir: Some(LOOKASIDES.into()),
         },
         certs_dir: Some(config.manager.registry_certs_dir.clone()),
         progress_timeout: config.image.pull_progress_timeout,
@@ -339,6 +343,7 @@ pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageSt
         plugin_dirs: config.network.plugin_dirs.clone(),
         default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
         cache_dir: state.join("networks"),
+        own_host_ports: !config.runtime.disable_hostport_mapping,
     })
     .await
     .context("network")?;

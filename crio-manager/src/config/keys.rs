@@ -159,7 +159,7 @@ static LIVE: [(&str, &str); 14] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 53] = [
+pub static KEYS: [Key; 54] = [
     key!(
         "crio",
         "root",
@@ -333,6 +333,12 @@ pub static KEYS: [Key; 53] = [
         "no_pivot",
         runtime.no_pivot,
         "Let the runtime use MS_MOVE where pivot_root can't be had, as on a ramdisk."
+    ),
+    key!(
+        "crio.runtime",
+        "disable_hostport_mapping",
+        runtime.disable_hostport_mapping,
+        "Make no host ports: another program does. Without it they are made here where the network has no plugin for them."
     ),
     key!(
         "crio.runtime",
@@ -578,7 +584,6 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "absent_mount_sources_to_reject",
             "enable_pod_events",
             "hostnetwork_disable_selinux",
-            "disable_hostport_mapping",
             "timezone",
             "decryption_keys_path",
         ],

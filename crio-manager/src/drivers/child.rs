@@ -62,6 +62,15 @@ pub fn hides_the_service_manager(command: &mut Command) {
     }
 }
 
+/// No file that the command writes gets larger than this: it is ended then.
+#[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.
+pub fn writes_at_most(command: &mut Command, bytes: u64) {
+    // SAFETY: in the child only `setrlimit` is called, a plain system call.
+    unsafe {
+        command.pre_exec(move || setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes).map_err(std::io::Error::from));
+    }
+}
+
 /// Has the kernel kill the command when this daemon ends: what it began would otherwise go on behind the back of the
 /// next daemon, which undoes what it finds. Children of the command are not concerned.
 #[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.

@@ -539,6 +539,10 @@ impl PodNetworks for FakeNode {
         Ok(())
     }
 
+    async fn admit(&self, _: &SandboxPlan) -> DriverResult<()> {
+        Ok(())
+    }
+
     async fn connect(&self, plan: &SandboxPlan, _: &Path) -> DriverResult<Vec<IpAddr>> {
         self.make(format!("address {}", plan.id.short()))?;
         Ok(vec![IpAddr::from([10, 0, 0, 1])])

@@ -504,6 +504,11 @@ pub trait PodNetworks: Send + Sync {
     /// `Ok` when pods can be connected, else why not; from memory.
     fn ready(&self) -> Result<(), String>;
 
+    /// Whether it can have the host ports it asks for; to be asked before anything is made.
+    ///
+    /// Errors: `InUse` when another pod has one; `Unavailable` when this node can make none.
+    async fn admit(&self, plan: &SandboxPlan) -> DriverResult<()>;
+
     /// Connects a pod; its addresses, the primary one first.
     async fn connect(&self, plan: &SandboxPlan, netns: &Path) -> DriverResult<Vec<IpAddr>>;
 

@@ -431,7 +431,10 @@ pub(crate) mod tests {
         for absent in ["seccomp", "maskedPaths", "readonlyPaths"] {
             assert!(spec["linux"].get(absent).is_none(), "{absent}");
         }
-        assert_eq!(spec["process"]["apparmorProfile"], "unconfined");
+        assert_eq!(
+            spec["process"]["apparmorProfile"], "p",
+            "what is asked for by its name is kept"
+        );
         assert_eq!(
             spec["linux"]["resources"]["devices"],
             serde_json::json!([{"allow": true, "access": "rwm"}])

@@ -106,7 +106,7 @@ async fn fetch(node: &Arc<Node>, wanted: &Wanted, source: &Source) -> Result<Ima
     let admission = signature::admission(wanted).await?;
     let registry = Registry::connect(source, &node.registries, wanted.credentials_for(source)?).await?;
     let (found, manifests) = find_manifest(&registry, image).await?;
-    admission.check(&registry, image, &manifests).await?;
+    admission.check(&registry, &node.registries, wanted, &manifests).await?;
     let document = match found {
         Found::Image(manifest) => fetch_image(node, &registry, image, manifest).await?,
         Found::Artifact(artifact) => fetch_artifact(node, &registry, artifact).await?,

@@ -104,6 +104,11 @@ async fn a_container_from_a_checkpoint_has_no_process_before_its_start() {
         "the image is the one that the checkpoint names"
     );
     assert!(!node.held().contains(&process) && node.held().contains(&place));
+    let updated = lifecycle
+        .update_container(cell.plan.id.as_str(), Resources::default())
+        .await;
+    assert!(matches!(updated, Err(Error::NotRunning { .. })), "{updated:?}");
+    assert!(lifecycle.container_usages(vec![cell.clone()]).await.is_empty());
     lifecycle.start_container(cell.plan.id.as_str()).await.unwrap();
     assert!(matches!(cell.state(), ContainerState::Running { .. }));
     assert!(node.held().contains(&process) && !node.held().contains(&place));

@@ -40,6 +40,7 @@ pub fn create_container(
     }
     not_beyond_the_pod("network", &security.namespaces.network, &sandbox.namespaces.network)?;
     not_beyond_the_pod("ipc", &security.namespaces.ipc, &sandbox.namespaces.ipc)?;
+    not_beyond_the_pod("pid", &security.namespaces.pid, &sandbox.namespaces.pid)?;
     let cdi_devices = cdi_devices(config.cdi_devices, &config.annotations)?;
     let words = |field: &str, values: Vec<String>| -> Parsed<Vec<String>> {
         values.into_iter().map(|word| no_nul(field, word)).collect()
@@ -79,10 +80,10 @@ pub fn create_container(
     })
 }
 
-/// Containers of a pod share its namespaces: one alone cannot have the node's.
+/// A container shares with the node no more than its pod does: one alone cannot have the node's namespace.
 fn not_beyond_the_pod(namespace: &str, asked: &NamespaceMode, of_pod: &NamespaceMode) -> Parsed<()> {
     match (asked, of_pod) {
-        (NamespaceMode::Node, NamespaceMode::Pod) => Err(wrong(
+        (NamespaceMode::Node, of_pod) if *of_pod != NamespaceMode::Node => Err(wrong(
             &format!("linux.security_context.namespace_options.{namespace}"),
             "NODE in a pod that has its own",
         )),
