@@ -100,7 +100,7 @@ pub fn serve(config: Config, reload: Reload, handed: HandedOver) -> anyhow::Resu
 async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::Result<()> {
     let started_with = config.clone();
     resolve_roots(&mut config)?;
-    let _images_lock = lock(&config.crio.root.join(OURS))?;
+    let _images_lock = lock_images(&config)?;
     let _state_lock = lock(&config.manager.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -226,7 +226,7 @@ pub fn load_images(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, 
                 .map(|image| (image.id, image.tags))
                 .collect());
         }
-        let _lock = lock(&config.crio.root.join(OURS))?;
+        let _lock = lock_images(config)?;
         let store = ImageStore::open(image_store_config(config))
             .await
             .context("open the image store")?;
@@ -309,8 +309,13 @@ pub fn image_store_config(config: &Config) -> ImageStoreConfig {
     }
 }
 
+/// Keeps everybody else off the images.
+pub(crate) fn lock_images(config: &Config) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+    lock(&config.crio.root.join(OURS))
+}
+
 /// Keeps a second daemon off the same root. The file names the holder.
-fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+pub(crate) fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
     make_private_dir(root).with_context(|| format!("root {}", root.display()))?;
     let path = root.join("crio-manager.lock");
     let file = std::fs::OpenOptions::new()
@@ -337,7 +342,7 @@ fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
 }
 
 /// runc takes no root file system with a link in its path, and `/var/run` is one on every node of today.
-fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
+pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     for root in [&mut config.crio.root, &mut config.crio.runroot] {
         let resolved = make_private_dir(root).and_then(|()| root.canonicalize());
         *root = resolved.with_context(|| root.display().to_string())?;
@@ -345,7 +350,7 @@ fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
+pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;

@@ -32,6 +32,7 @@ mod tests;
 mod under_way;
 mod undo;
 mod update;
+mod wipe;
 
 pub use error::Error;
 pub use specify::{ImageVolumes, SpecDefaults};

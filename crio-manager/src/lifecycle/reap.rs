@@ -59,7 +59,8 @@ impl Lifecycle {
         });
     }
 
-    async fn release_half_made(&self, what: &HalfMade) -> Vec<String> {
+    /// Gives back what it has; what is left is named, and its record stays.
+    pub(super) async fn release_half_made(&self, what: &HalfMade) -> Vec<String> {
         let d = self.drivers();
         let mut undo = Undo::default();
         let pins = PinnedNamespaces::default();
@@ -171,7 +172,7 @@ impl Lifecycle {
 
 impl HalfMade {
     /// For the log.
-    fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         match self {
             Self::Sandbox(record) => record.plan.id.as_str(),
             Self::Container(record) => record.plan.id.as_str(),

@@ -4,6 +4,7 @@ mod checkpoint;
 mod hangs;
 mod stats;
 mod update;
+mod wipe;
 
 use super::Lifecycle;
 use super::SpecDefaults;

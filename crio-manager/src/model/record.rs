@@ -175,6 +175,14 @@ pub struct ContainerFacts {
     pub volume_images: BTreeMap<String, String>,
 }
 
+impl ContainerFacts {
+    /// The ids of the images that it needs: its own, and those that are its volumes.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let volumes = self.volume_images.values();
+        std::iter::once(&self.image_id).chain(volumes).map(String::as_str)
+    }
+}
+
 /// Numbers of the user a container's first process runs as.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningUser {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -182,9 +183,16 @@ impl Node {
         registry.push_manifest(&self.namespaces, repository, tag, media_type, manifest)
     }
 
+    /// `crio-manager` with the node's configuration.
+    pub fn manager_command(&self, arguments: &[&str]) -> Command {
+        let mut command = daemon_command(&self.namespaces, &self.root);
+        command.args(arguments);
+        command
+    }
+
     /// Runs `crio-manager` with the node's configuration to its end and gives its output.
     pub fn manager(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = daemon_command(&self.namespaces, &self.root).args(arguments).output()?;
+        let output = self.manager_command(arguments).output()?;
         if !output.status.success() {
             bail!(
                 "crio-manager {arguments:?}: {}: {}{}",
