@@ -10,6 +10,9 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Where a package would put things.
 DESTDIR ?=
 PREFIX ?= /usr/local
+SHARE = $(PREFIX)/share
+UNIT_DIR ?= /etc/systemd/system
+ZSH_COMPLETIONS ?= $(SHARE)/zsh/site-functions
 
 # Tests of a whole node that run at the same time.
 E2E_THREADS ?= 2
@@ -89,17 +92,27 @@ bench: ## the monitor beside Debian's conmon, the node beside its containerd, sc
 doc: ## the documentation of the code, in target/doc
 	cargo doc --workspace --no-deps --document-private-items
 
-config: ## write contrib/crio.conf anew from the keys of the code
-	cargo run -q -p crio-manager -- config --default > target/crio.conf.new
+config: ## write contrib/crio.conf and the man pages anew from the keys and commands of the code
+	cargo build -q -p crio-manager
+	target/debug/crio-manager config --default > target/crio.conf.new
 	mv target/crio.conf.new contrib/crio.conf
+	for page in crio-manager.8 crio.conf.5; do \
+	target/debug/crio-manager man $$page > target/$$page.new && mv target/$$page.new contrib/man/$$page; done
 
-install: ## install what `make release` built: programs, configuration, man pages, unit
+install: ## install what `make release` built: programs, configuration, man pages, completions, samples, units
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-manager $(BIN)/conmon-rs
 	if [ -e $(BIN)/crio-pause ]; then install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/crio-pause; fi
 	[ -e $(DESTDIR)/etc/crio/crio.conf ] || install -D -m 0644 contrib/crio.conf $(DESTDIR)/etc/crio/crio.conf
 	[ -e $(DESTDIR)/etc/crictl.yaml ] || install -D -m 0644 contrib/crictl.yaml $(DESTDIR)/etc/crictl.yaml
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 contrib/man/conmon-rs.8
-	install -D -m 0644 contrib/systemd/crio-manager.service $(DESTDIR)/etc/systemd/system/crio-manager.service
+	install -D -m 0644 -t $(DESTDIR)$(SHARE)/man/man8 contrib/man/conmon-rs.8 contrib/man/crio-manager.8
+	install -D -m 0644 -t $(DESTDIR)$(SHARE)/man/man5 contrib/man/crio.conf.5
+	install -D -m 0644 -t $(DESTDIR)$(SHARE)/doc/crio-manager/examples contrib/cni/10-bridge.conflist
+	install -d -m 0755 $(DESTDIR)$(SHARE)/bash-completion/completions $(DESTDIR)$(ZSH_COMPLETIONS) $(DESTDIR)$(SHARE)/fish/vendor_completions.d
+	$(BIN)/crio-manager completion bash > $(DESTDIR)$(SHARE)/bash-completion/completions/crio-manager
+	$(BIN)/crio-manager completion zsh > $(DESTDIR)$(ZSH_COMPLETIONS)/_crio-manager
+	$(BIN)/crio-manager completion fish > $(DESTDIR)$(SHARE)/fish/vendor_completions.d/crio-manager.fish
+	install -d -m 0755 $(DESTDIR)$(UNIT_DIR)
+	for unit in contrib/systemd/*; do sed 's:/usr/local/bin/:$(PREFIX)/bin/:' $$unit > $(DESTDIR)$(UNIT_DIR)/$${unit##*/}; done
 
 clean: ## remove what was built
 	cargo clean

@@ -12,7 +12,7 @@ export PATH="$PATH:$HOME/.cargo/bin"
 # Runtimes, a user of monitors, the monitor and the daemon we compare with, CNI plugins, a registry and its password tool, what the tests look at.
 packages=(
     runc crun podman conmon containerd containernetworking-plugins docker-registry apache2-utils iptables nftables iproute2 openssl
-    mmdebstrap procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
+    gpg gpg-agent gpgv mmdebstrap procps jq strace gcc libc6-dev pkg-config make curl ca-certificates
     flex bison bc libelf-dev xz-utils e2fsprogs # the kernel and the disk of the test host with cgroup version 2
 )
 
@@ -141,4 +141,5 @@ fetch_busybox busybox target/busybox-shared
 fetch_stream_clients
 install_rust
 tests/hosts/tree.sh bookworm || say "no test host with systemd: its tests will say that they are skipped"
+tests/hosts/tree.sh trixie || say "no criu that works: tests of checkpoints will say that they are skipped"
 say "done"

@@ -13,7 +13,7 @@ use crate::drivers::cgroup::cgroupfs::Cgroupfs;
 use crate::drivers::cgroup::{CgroupHost, Mode};
 use crate::drivers::network;
 use crate::drivers::runtime::CommandLine;
-use crate::drivers::seams::{HandlerHealth, OciRuntime};
+use crate::drivers::seams::{DriverError, ErrorKind, HandlerHealth, OciRuntime};
 use crate::node::handlers;
 
 /// How it is.
@@ -81,6 +81,7 @@ pub async fn look(config: &Config) -> Vec<Finding> {
     findings.extend(runtimes(config).await);
     findings.extend(monitors(config));
     findings.push(network(config));
+    findings.push(host_ports(config).await);
     let (root, runroot, state) = (&config.crio.root, &config.crio.runroot, &config.manager.state_dir);
     for (what, directory) in [("image store", root), ("runroot", runroot), ("state directory", state)] {
         findings.push(storage(what, directory));
@@ -263,7 +264,11 @@ async fn runtimes(config: &Config) -> Vec<Finding> {
             (Ok(version), is_default) if hybrid && refuses_hybrid(&version) => {
                 let verdict = if is_default { Finding::bad } else { Finding::warning };
                 let found = format!("{version}, which refuses cgroups of both versions beside each other");
-                verdict(what, found, "use crun 1.9 or later, or runc, or unmount the cgroup2 hierarchy".to_owned())
+                verdict(
+                    what,
+                    found,
+                    "use crun 1.9 or later, or runc, or unmount the cgroup2 hierarchy".to_owned(),
+                )
             }
             (Ok(version), true) => Finding::good(what, format!("{version}, the default")),
             (Ok(version), false) => Finding::good(what, version),
@@ -339,6 +344,33 @@ fn network(config: &Config) -> Finding {
                 "put a CNI configuration into {}, and its plugins into plugin_dirs; pods on the host's network run without",
                 dir.display()
             ),
+        ),
+    }
+}
+
+async fn host_ports(config: &Config) -> Finding {
+    let what = "host ports";
+    let default = Some(config.network.cni_default_network.as_str()).filter(|name| !name.is_empty());
+    let chosen = network::look(&config.network.network_dir, &config.network.plugin_dirs, default).chosen;
+    let plugin = chosen.ok().and_then(|network| {
+        let plugin = network
+            .plugins
+            .iter()
+            .find(|plugin| plugin.has_capability("portMappings"));
+        plugin.map(|plugin| plugin.program.clone())
+    });
+    if let Some(plugin) = plugin {
+        return Finding::good(what, format!("by the network's plugin {plugin}"));
+    }
+    if config.runtime.disable_hostport_mapping {
+        return Finding::good(what, "left to others: disable_hostport_mapping");
+    }
+    match network::probe_host_ports().await {
+        Ok(()) => Finding::good(what, "by nftables"),
+        Err(error) => Finding::warning(
+            what,
+            DriverError::chain(ErrorKind::Unavailable, &error).message,
+            "install nftables, or put the portmap plugin into the network; pods that ask for host ports are refused",
         ),
     }
 }

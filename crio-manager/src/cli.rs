@@ -7,6 +7,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
 use crate::config::{Sources, command_line_keys};
+use crate::manual::Page;
+use crate::wipe::Scope;
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -14,11 +16,34 @@ pub enum Invocation {
     Serve(Sources),
     PrintConfig(Sources),
     PrintDefaultConfig,
-    LoadImage { sources: Sources, file: PathBuf },
-    Check { sources: Sources, format: Format },
-    Status { sources: Sources, format: Format },
+    LoadImage {
+        sources: Sources,
+        file: PathBuf,
+    },
+    ListImages {
+        sources: Sources,
+        format: Format,
+    },
+    PruneImages {
+        sources: Sources,
+        dry_run: bool,
+    },
+    Wipe {
+        sources: Sources,
+        scope: Scope,
+        dry_run: bool,
+    },
+    Check {
+        sources: Sources,
+        format: Format,
+    },
+    Status {
+        sources: Sources,
+        format: Format,
+    },
     Version(Format),
     Completion(Shell),
+    Manual(Page),
 }
 
 /// How an answer is printed.
@@ -60,16 +85,41 @@ fn invocation(matches: &ArgMatches, mut sources: Sources) -> Invocation {
             format: format(asked),
         },
         Some(("version", asked)) => Invocation::Version(format(asked)),
-        Some(("image", image)) => match image.subcommand().and_then(|(_, load)| load.get_one::<PathBuf>("FILE")) {
-            Some(file) => Invocation::LoadImage {
-                sources,
-                file: file.clone(),
+        Some(("image", image)) => image_invocation(image, sources),
+        Some(("wipe", asked)) => Invocation::Wipe {
+            sources,
+            scope: if asked.get_flag("images") {
+                Scope::PodsAndImages
+            } else {
+                Scope::Pods
             },
+            dry_run: asked.get_flag("dry-run"),
+        },
+        Some(("man", asked)) => match asked.get_one::<Page>("PAGE") {
+            Some(page) => Invocation::Manual(*page),
             None => Invocation::Serve(sources),
         },
         Some(("completion", asked)) => match asked.get_one::<Shell>("SHELL") {
             Some(shell) => Invocation::Completion(*shell),
             None => Invocation::Serve(sources),
+        },
+        _ => Invocation::Serve(sources),
+    }
+}
+
+fn image_invocation(image: &ArgMatches, sources: Sources) -> Invocation {
+    match image.subcommand() {
+        Some(("list", asked)) => Invocation::ListImages {
+            sources,
+            format: format(asked),
+        },
+        Some(("prune", asked)) => Invocation::PruneImages {
+            sources,
+            dry_run: asked.get_flag("dry-run"),
+        },
+        Some((_, load)) if let Some(file) = load.get_one::<PathBuf>("FILE") => Invocation::LoadImage {
+            sources,
+            file: file.clone(),
         },
         _ => Invocation::Serve(sources),
     }
@@ -96,7 +146,8 @@ fn flags(matches: &ArgMatches) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn command() -> Command {
+/// All commands and flags.
+pub fn command() -> Command {
     let mut command = Command::new("crio-manager")
         .about("Runs the pods and containers of a Kubernetes node: CRI v1 over a unix socket")
         .version(env!("CARGO_PKG_VERSION"))
@@ -125,7 +176,29 @@ fn command() -> Command {
                     Command::new("load")
                         .about("Bring an OCI layout, an OCI archive or a docker archive into the image store")
                         .arg(Arg::new("FILE").required(true).value_parser(value_parser!(PathBuf))),
+                )
+                .subcommand(
+                    Command::new("list")
+                        .about("Print the images, their sizes, and what keeps each from being pruned")
+                        .arg(json_arg()),
+                )
+                .subcommand(
+                    Command::new("prune")
+                        .about("Remove the images that no container needs and that are not pinned, and print them")
+                        .arg(dry_run_arg()),
                 ),
+        )
+        .subcommand(
+            Command::new("wipe")
+                .about("Remove all pods and containers, running ones too, and print them; refused while a daemon runs")
+                .arg(
+                    Arg::new("images")
+                        .long("images")
+                        .visible_alias("all")
+                        .action(ArgAction::SetTrue)
+                        .help("All images too, pinned ones included"),
+                )
+                .arg(dry_run_arg()),
         )
         .subcommand(
             Command::new("check")
@@ -149,6 +222,12 @@ fn command() -> Command {
                         .value_parser(value_parser!(Shell))
                         .help("The shell; bash: crio-manager completion bash > /etc/bash_completion.d/crio-manager"),
                 ),
+        )
+        .subcommand(
+            Command::new("man")
+                .about("Print a man page, as contrib/man has it")
+                .hide(true)
+                .arg(Arg::new("PAGE").required(true).value_parser(value_parser!(Page))),
         );
     for key in command_line_keys() {
         let mut arg = Arg::new(key.path())
@@ -173,6 +252,13 @@ fn json_arg() -> Arg {
         .short('j')
         .action(ArgAction::SetTrue)
         .help("As JSON")
+}
+
+fn dry_run_arg() -> Arg {
+    Arg::new("dry-run")
+        .long("dry-run")
+        .action(ArgAction::SetTrue)
+        .help("Only print them")
 }
 
 fn path_arg(name: &'static str, help: &'static str) -> Arg {
@@ -241,6 +327,27 @@ mod tests {
         assert!(
             matches!(parse(&["image", "load", "a.tar"]), Invocation::LoadImage { file, .. } if file.ends_with("a.tar"))
         );
+    }
+
+    #[test]
+    fn what_is_removed_is_said_whole() {
+        let scope = |arguments: &[&str]| match parse(arguments) {
+            Invocation::Wipe { scope, dry_run, .. } => (scope, dry_run),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(scope(&["wipe"]), (Scope::Pods, false));
+        assert_eq!(scope(&["wipe", "--images"]), (Scope::PodsAndImages, false));
+        assert_eq!(scope(&["wipe", "--all", "--dry-run"]), (Scope::PodsAndImages, true));
+        let pruned = parse(&["image", "prune", "--dry-run"]);
+        assert!(matches!(pruned, Invocation::PruneImages { dry_run: true, .. }));
+        let listed = parse(&["image", "list"]);
+        assert!(matches!(
+            listed,
+            Invocation::ListImages {
+                format: Format::Text,
+                ..
+            }
+        ));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod keys;
 mod layers;
+mod metrics;
 mod print;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,8 @@ use thiserror::Error;
 
 pub use keys::{Key, command_line_keys, restart_needed};
 pub use layers::{Sources, load};
-pub use print::{commented_defaults, effective};
+pub use metrics::{Collector, MetricsConfig};
+pub use print::{DESCRIPTION, commented_defaults, described, effective};
 pub use value::SOCKET_PATH_MAX;
 use value::{Setting, Value, one_of};
 
@@ -39,6 +41,7 @@ pub struct Config {
     pub runtimes: BTreeMap<String, RuntimeHandler>,
     pub image: ImageConfig,
     pub network: NetworkConfig,
+    pub metrics: MetricsConfig,
     pub manager: ManagerConfig,
 }
 
@@ -90,6 +93,12 @@ pub struct RuntimeConfig {
     pub seccomp_profile: Option<PathBuf>,
     pub read_only: bool,
     pub no_pivot: bool,
+    pub disable_hostport_mapping: bool,
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    pub hooks_dir: Vec<PathBuf>,
+    /// `None`: the system's two.
+    pub default_mounts_file: Option<PathBuf>,
+    pub enable_criu_support: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -197,6 +206,11 @@ impl Default for Config {
                 seccomp_profile: None,
                 read_only: false,
                 no_pivot: false,
+                disable_hostport_mapping: false,
+                cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+                hooks_dir: vec!["/usr/share/containers/oci/hooks.d".into()],
+                default_mounts_file: None,
+                enable_criu_support: true,
             },
             runtimes: BTreeMap::new(),
             image: ImageConfig {
@@ -216,6 +230,7 @@ impl Default for Config {
                 network_dir: "/etc/cni/net.d".into(),
                 plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             },
+            metrics: MetricsConfig::default(),
             manager: ManagerConfig {
                 state_dir: "/var/lib/crio".into(),
                 pause_path: PathBuf::new(),

@@ -11,7 +11,9 @@
 //! - `model`: the nouns, their states and what may change those; pure
 //! - `spec`: decisions → OCI runtime spec; pure
 //! - `config`: files, environment and flags → one checked configuration
-//! - `cli`: the command line; `status`: asks a daemon what it has and does; `logging`: the daemon's own log
+//! - `cli`: the command line; `status`: asks a daemon what it has and does; `images`, `wipe`: what there is, and its removal;
+//!   `progress`: what a terminal shows meanwhile; `manual`: the man pages; `logging`: the daemon's own log
+//! - `metrics`: what is counted, for Prometheus
 //! - `node`: builds the drivers from the configuration, hands them to the rooms, serves until SIGTERM
 //! - `systemd`: what the service manager is told; `reload`: what SIGHUP changes
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
@@ -20,13 +22,18 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod drivers;
+pub mod images;
 pub mod lifecycle;
 pub mod logging;
+pub mod manual;
+pub mod metrics;
 pub mod model;
 pub mod node;
+pub mod progress;
 pub mod reload;
 pub mod service;
 pub mod spec;
 pub mod status;
 pub mod streaming;
 pub mod systemd;
+pub mod wipe;

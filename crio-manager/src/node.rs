@@ -1,8 +1,10 @@
 //! Builds the drivers from the configuration, hands them to the rooms, and serves until SIGTERM.
 
 use crate::config::{
-    self, CgroupManager, Config, EnvVariable, Limit, MonitorCgroup, RuntimeHandler, ShortNameMode, Ulimit,
+    self, CgroupManager, Config, EnvVariable, Limit, MetricsConfig, MonitorCgroup, RuntimeHandler, ShortNameMode,
+    Ulimit,
 };
+use crate::drivers::additions::NodeFiles;
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
@@ -17,15 +19,17 @@ use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
 use crate::drivers::process::HostProcesses;
 use crate::drivers::record_file::make_private_dir;
-use crate::drivers::runtime::CommandLine;
+use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
+use crate::metrics::{self, CountedCalls, Exposition};
 use crate::model::CgroupPath;
 use crate::model::record::Handler;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
+use crate::service::inspect::{Inspection, Told};
 use crate::service::listener::{self, CallSpans};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
@@ -35,16 +39,18 @@ use crate::spec::seccomp::{Arch, KernelVersion};
 use crate::spec::security::{Inheritable, capabilities_of_mask};
 use crate::spec::{Node, Support};
 use crate::streaming::{Address, Server, TlsFiles};
-use crate::systemd;
+use crate::systemd::{self, HandedOver};
 use anyhow::Context as _;
 use cri::manager::v1::LoadImageRequest;
 use cri::manager::v1::manager_server::ManagerServer;
 use cri::v1::image_service_server::ImageServiceServer;
 use cri::v1::runtime_service_server::RuntimeServiceServer;
+use futures::StreamExt as _;
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +68,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long verbs under way may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a client that was accepted just before the stop has to say its first words: a connection that ends before
+/// them is a refused call.
+const GREETING: Duration = Duration::from_millis(100);
+
 /// How long work that blocks may take to end after that.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -71,7 +81,7 @@ const WORKER_THREADS: usize = 2;
 /// Serves until SIGTERM or SIGINT. Containers go on running.
 ///
 /// Errors: another daemon has the same root or socket; a directory cannot be made; the records cannot be listed.
-pub fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
+pub fn serve(config: Config, reload: Reload, handed: HandedOver) -> anyhow::Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     if let Err(error) = child::raise_open_files() {
         warn!(%error, "raise the limit of open files, ignoring");
@@ -81,27 +91,28 @@ pub fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    let served = runtime.block_on(run(config, reload));
+    let served = runtime.block_on(run(config, reload, handed));
     // What blocks in the kernel cannot be broken off, and must not keep the daemon from leaving.
     runtime.shutdown_timeout(LEAVE_LIMIT);
     served
 }
 
-async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
+async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::Result<()> {
     let started_with = config.clone();
     resolve_roots(&mut config)?;
-    let _images_lock = lock(&config.crio.root.join(OURS))?;
+    let _images_lock = lock_images(&config)?;
     let _state_lock = lock(&config.manager.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
     let (drivers, images) = drivers(&config).await?;
-    let lifecycle = Lifecycle::new(drivers, spec_defaults(&config)?);
+    let counts = metrics::Counts::default();
+    let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
-    let socket = listener::listen(&config.api.listen).await?;
+    let socket = listener::listen(&config.api.listen, handed.sockets).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
     let streaming = streaming_server(&config).await?;
     let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone(), streaming.urls()))
@@ -111,20 +122,39 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
         .max_decoding_message_size(receive)
         .max_encoding_message_size(send);
     let stop_streaming = CancellationToken::new();
+    if let Some(server) = metrics_server(&config.metrics).await? {
+        let collectors: Vec<_> = config.metrics.metrics_collectors.iter().map(|name| name.0).collect();
+        let exposition = Exposition::new(lifecycle.clone(), &counts, images.transfers(), &collectors);
+        tokio::spawn(server.serve(exposition, stop_streaming.clone()));
+    }
     let streams = tokio::spawn(streaming.serve(lifecycle.clone(), stop_streaming.clone()));
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    let told = Told {
+        storage_root: config.crio.root.clone(),
+        configuration: config::effective(&started_with),
+    };
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
-    let mut stopped = stopping.clone();
+    let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
+    // Whoever comes after the stop is not accepted: on a socket that was handed over the next daemon does that.
+    let connections = UnixListenerStream::new(socket.listener)
+        .take_until(async move {
+            // The sender lives until the server has ended.
+            let _ = closed.wait_for(|stop| *stop).await;
+        })
+        .chain(futures::stream::pending());
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_AT_ONCE)
+        .accept_http1(true)
+        .layer(Inspection::new(lifecycle.clone(), told))
         .layer(CallSpans)
+        .layer(CountedCalls::new(counts))
         .layer(Admission::new(CALLS_AT_ONCE))
         .add_service(runtime)
         .add_service(image)
         .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(socket), async move {
-            // The sender lives until the server has ended.
+        .serve_with_incoming_shutdown(connections, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
+            tokio::time::sleep(GREETING).await;
         });
     let signals = async {
         systemd::ready(&lifecycle).await;
@@ -170,8 +200,7 @@ async fn run(mut config: Config, reload: Reload) -> anyhow::Result<()> {
     if tokio::time::timeout(DRAIN_LIMIT, images.shutdown()).await.is_err() {
         warn!("the image store is still busy, leaving; the next start removes what is half-made");
     }
-    // Already gone if somebody cleaned up.
-    let _ = std::fs::remove_file(&config.api.listen);
+    socket.file.remove();
     info!("stopped; containers go on");
     Ok(())
 }
@@ -197,7 +226,7 @@ pub fn load_images(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, 
                 .map(|image| (image.id, image.tags))
                 .collect());
         }
-        let _lock = lock(&config.crio.root.join(OURS))?;
+        let _lock = lock_images(config)?;
         let store = ImageStore::open(image_store_config(config))
             .await
             .context("open the image store")?;
@@ -231,8 +260,33 @@ async fn streaming_server(config: &Config) -> anyhow::Result<Server> {
     Ok(Server::listen(address, tls, api.stream_idle_timeout).await?)
 }
 
+/// The one for metrics, where it is wanted.
+async fn metrics_server(config: &MetricsConfig) -> anyhow::Result<Option<metrics::Server>> {
+    if !config.enable_metrics {
+        return Ok(None);
+    }
+    let tls = match (&config.metrics_cert, &config.metrics_key) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_authorities: None,
+        }),
+        _ => anyhow::bail!("metrics_cert and metrics_key need each other"),
+    };
+    let address = SocketAddr::new(config.metrics_host, config.metrics_port);
+    let server = metrics::Server::listen(address, config.metrics_socket.as_deref(), tls).await;
+    server.map(Some).context("serve metrics")
+}
+
 /// Where the field's tools look for a signature policy.
 const SYSTEM_POLICY: &str = "/etc/containers/policy.json";
+
+/// Where they look for what says where simple signatures lie.
+const LOOKASIDES: &str = "/etc/containers/registries.d";
+
+/// The lists of default mounts that every container engine reads: the administrator's, and the distribution's.
+const SYSTEM_MOUNTS: [&str; 2] = ["/etc/containers/mounts.conf", "/usr/share/containers/mounts.conf"];
 
 /// The image store's part of the configuration.
 pub fn image_store_config(config: &Config) -> ImageStoreConfig {
@@ -246,6 +300,7 @@ pub fn image_store_config(config: &Config) -> ImageStoreConfig {
             policy: config.image.signature_policy.clone(),
             system_policy: Some(SYSTEM_POLICY.into()),
             namespaced_policy_dir: Some(config.image.signature_policy_dir.clone()),
+            lookaside_dir: Some(LOOKASIDES.into()),
         },
         certs_dir: Some(config.manager.registry_certs_dir.clone()),
         progress_timeout: config.image.pull_progress_timeout,
@@ -254,8 +309,13 @@ pub fn image_store_config(config: &Config) -> ImageStoreConfig {
     }
 }
 
+/// Keeps everybody else off the images.
+pub(crate) fn lock_images(config: &Config) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+    lock(&config.crio.root.join(OURS))
+}
+
 /// Keeps a second daemon off the same root. The file names the holder.
-fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+pub(crate) fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
     make_private_dir(root).with_context(|| format!("root {}", root.display()))?;
     let path = root.join("crio-manager.lock");
     let file = std::fs::OpenOptions::new()
@@ -282,7 +342,7 @@ fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
 }
 
 /// runc takes no root file system with a link in its path, and `/var/run` is one on every node of today.
-fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
+pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     for root in [&mut config.crio.root, &mut config.crio.runroot] {
         let resolved = make_private_dir(root).and_then(|()| root.canonicalize());
         *root = resolved.with_context(|| root.display().to_string())?;
@@ -290,14 +350,17 @@ fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
+pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
-    let runtime = Arc::new(CommandLine::new(
-        handlers(config),
-        config.runtime.default_runtime.clone(),
-    ));
+    let criu = if config.runtime.enable_criu_support {
+        Criu::Allowed
+    } else {
+        Criu::SwitchedOff
+    };
+    let runtime = CommandLine::new(handlers(config), config.runtime.default_runtime.clone());
+    let runtime = Arc::new(runtime.with_criu(criu));
     // The first answers are there before the first Status.
     runtime.probe().await;
     let monitor = ConmonRs {
@@ -316,6 +379,7 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         plugin_dirs: config.network.plugin_dirs.clone(),
         default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
         cache_dir: state.join("networks"),
+        own_host_ports: !config.runtime.disable_hostport_mapping,
     })
     .await
     .context("network")?;
@@ -331,8 +395,10 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
         ),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
+        checkpoint: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
         host: Arc::new(Host),
+        additions: Arc::new(NodeFiles::default()),
         store: Arc::new(records),
         clock: Arc::new(HostClock::new().context("boot id")?),
     };
@@ -441,6 +507,12 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
             config::ImageVolumes::Mkdir => ImageVolumes::MadeInRootfs,
             config::ImageVolumes::Bind => ImageVolumes::Bound,
             config::ImageVolumes::Ignore => ImageVolumes::Ignored,
+        },
+        cdi_spec_dirs: config.runtime.cdi_spec_dirs.clone(),
+        hooks_dirs: config.runtime.hooks_dir.clone(),
+        default_mounts_files: match &config.runtime.default_mounts_file {
+            Some(file) => vec![file.clone()],
+            None => SYSTEM_MOUNTS.map(Into::into).to_vec(),
         },
         // Bind mounts of a symlink's place are refused by some runtimes.
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),

@@ -1,12 +1,16 @@
-//! The daemon as a unit of systemd: what it tells its service manager. Without one, nothing is sent.
+//! The daemon as a unit of systemd: what its service manager hands over at start, and what it is told. Without one
+//! there is nothing, and nothing is sent.
 //!
-//! Source: sd_notify(3), systemd.service(5) `Type=notify` and `WatchdogSec=`.
+//! Source: sd_listen_fds(3), sd_notify(3), systemd.service(5) `Type=notify` and `WatchdogSec=`.
 
+use crate::drivers::readiness;
 use crate::lifecycle::{Lifecycle, Look};
 use crate::service::local;
+use anyhow::Context as _;
 use cri::v1::StatusRequest;
 use cri::v1::runtime_service_client::RuntimeServiceClient;
 use sd_notify::NotifyState;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::{debug, warn};
@@ -22,6 +26,23 @@ const SLOW_NAMED: usize = 3;
 
 /// Pings in the time after which systemd would end the daemon: two may be late.
 const PINGS_PER_WATCHDOG: u32 = 3;
+
+/// What the service manager had open for us at start.
+#[derive(Debug, Default)]
+pub struct HandedOver {
+    /// What its socket unit listens on.
+    pub sockets: Vec<OwnedFd>,
+}
+
+impl HandedOver {
+    /// Takes it, once, before this process opens anything itself. Errors: the environment contradicts itself.
+    pub fn take() -> anyhow::Result<Self> {
+        let handed = readiness::handed_over().context("LISTEN_FDS: what the service manager hands over")?;
+        Ok(Self {
+            sockets: handed.into_iter().map(|(_, socket)| socket).collect(),
+        })
+    }
+}
 
 /// Sends a message. The socket's queue may be full: whoever calls this must be able to wait.
 fn tell(states: &[NotifyState<'_>]) {

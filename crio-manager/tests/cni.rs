@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crio_manager::drivers::network::{
-    Attachment, Error, Network, NetworkConfig, NetworkStatus, PluginError, PodNetwork, PortMapping, Protocol,
+    Attachment, Bandwidth, Dns, Error, Network, NetworkConfig, NetworkStatus, PluginError, PodNetwork, PortMapping,
+    ProgramError, Protocol,
 };
 use tokio::time::Instant;
 
@@ -66,6 +67,7 @@ impl Node {
             plugin_dirs: vec![self.path("bin")],
             default_network: None,
             cache_dir: self.path("cni"),
+            own_host_ports: true,
         })
         .await
         .unwrap()
@@ -99,7 +101,8 @@ fn pod(id: &str) -> PodNetwork {
         netns: PathBuf::from("/proc/self/ns/net"),
         port_mappings: vec![PortMapping {
             host_ip: None,
-            host_port: 80,
+            // Each has its own: no two pods can have the same.
+            host_port: id.bytes().map(u16::from).sum::<u16>() - u16::from(b'a') + 80,
             container_port: 8080,
             protocol: Protocol::Tcp,
         }],
@@ -169,6 +172,42 @@ async fn add_runs_the_chain_forwards_and_del_backwards_with_the_result() {
 }
 
 #[tokio::test]
+async fn a_plugin_gets_what_it_declares_of_what_the_pod_has() {
+    let node = Node::new();
+    node.plugin("first", GIVES_AN_ADDRESS);
+    let text = r#"{"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "first", "capabilities":
+        {"dns": true, "cgroupPath": true, "io.kubernetes.cri.pod-annotations": true, "mac": true}}]}"#;
+    std::fs::write(node.path("net.d/10-test.conflist"), text).unwrap();
+    let network = node.open().await;
+    let pod = PodNetwork {
+        dns: Some(Dns {
+            servers: vec!["10.0.0.10".to_owned()],
+            ..Dns::default()
+        }),
+        cgroup_parent: "/kubepods/pod1".to_owned(),
+        annotations: [("team".to_owned(), "shop".to_owned())].into(),
+        port_mappings: Vec::new(),
+        bandwidth: Some(Bandwidth {
+            ingress_bits_per_second: Some(1000),
+            ..Bandwidth::default()
+        }),
+        ..pod("a")
+    };
+    network.setup(&pod, soon()).await.unwrap();
+    network.teardown("a", None, soon()).await.unwrap();
+    for command in ["ADD", "DEL"] {
+        assert_eq!(
+            node.input(&format!("first.{command}"))["runtimeConfig"],
+            serde_json::json!({
+                "dns": {"servers": ["10.0.0.10"], "searches": [], "options": []},
+                "cgroupPath": "/kubepods/pod1",
+                "io.kubernetes.cri.pod-annotations": {"team": "shop"},
+            })
+        );
+    }
+}
+
+#[tokio::test]
 async fn del_without_a_namespace_says_so_and_works_without_the_configuration() {
     let node = Node::new();
     node.plugin("first", GIVES_AN_ADDRESS);
@@ -201,7 +240,7 @@ async fn a_plugin_that_hangs_is_killed_with_all_it_started() {
     let setup = network.setup(&pod("a"), Instant::now() + Duration::from_secs(2)).await;
     let error = plugin_error(setup);
     assert!(
-        matches!(&error, PluginError::TimedOut { stderr, .. } if stderr == "waiting"),
+        matches!(&error, PluginError::Program(ProgramError::TimedOut { stderr, .. }) if stderr == "waiting"),
         "{error}"
     );
     let child = std::fs::read_to_string(node.path("child")).unwrap();
@@ -250,7 +289,10 @@ async fn garbage_a_crash_and_a_flood_are_errors_of_their_own() {
 
     node.plugin("first", "head -c 4000000 /dev/zero; sleep 1000");
     let error = plugin_error(network.setup(&pod("c"), soon()).await);
-    assert!(matches!(error, PluginError::TooMuchOutput), "{error}");
+    assert!(
+        matches!(error, PluginError::Program(ProgramError::TooMuchOutput)),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 /// Where the short paths of the documents begin.
-const BELOW: [(&str, &str); 10] = [
+const BELOW: [(&str, &str); 11] = [
+    ("metrics/", "crio-manager/src"),
     ("lifecycle/", "crio-manager/src"),
     ("model/", "crio-manager/src"),
     ("spec/", "crio-manager/src"),

@@ -176,6 +176,7 @@ impl Node {
             plugin_dirs: vec![self.root.path().join("bin"), PathBuf::from(PLUGINS)],
             default_network: None,
             cache_dir: self.root.path().join("cni"),
+            own_host_ports: true,
         })
         .await
         .unwrap()

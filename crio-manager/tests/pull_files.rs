@@ -276,3 +276,138 @@ async fn an_image_is_let_in_only_with_the_signature_that_the_policy_demands() {
         "a lost policy lets nothing in: {error}"
     );
 }
+
+/// A key that gpg makes, in a home of its own.
+struct GpgSigner {
+    home: PathBuf,
+    name: &'static str,
+}
+
+impl GpgSigner {
+    /// `None`, with the reason on standard error, where there is no gpg.
+    fn new(home: PathBuf, name: &'static str) -> Option<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        if Command::new("gpg").arg("--version").output().is_err() {
+            eprintln!("SKIPPED: gpg is not installed");
+            return None;
+        }
+        fs::create_dir(&home).unwrap();
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+        let signer = Self { home, name };
+        signer.gpg(&["--quick-generate-key", name, "ed25519", "sign", "never"], b"");
+        Some(signer)
+    }
+
+    fn gpg(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+        use std::io::Write;
+        use std::process::Stdio;
+        let mut gpg = Command::new("gpg")
+            .arg("--homedir")
+            .arg(&self.home)
+            .args(["--batch", "--yes", "--pinentry-mode", "loopback", "--passphrase", ""])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        gpg.stdin.take().unwrap().write_all(input).unwrap();
+        let output = gpg.wait_with_output().unwrap();
+        assert!(output.status.success(), "gpg {arguments:?}");
+        output.stdout
+    }
+
+    /// The public key, armored.
+    fn public(&self, path: PathBuf) -> PathBuf {
+        fs::write(&path, self.gpg(&["--armor", "--export", self.name], b"")).unwrap();
+        path
+    }
+
+    /// Puts a signature where it is looked for.
+    fn sign(&self, lookaside: &Path, registry: &str, path: &str, named: &str, signed: &TestImage) {
+        let claim = serde_json::json!({"critical": {
+            "identity": {"docker-reference": format!("{registry}/{named}")},
+            "image": {"docker-manifest-digest": signed.digest()},
+            "type": "atomic container signature",
+        }, "optional": {}});
+        let directory = lookaside.join(format!("{path}@{}", signed.digest().replace(':', "=")));
+        fs::create_dir_all(&directory).unwrap();
+        let message = self.gpg(&["--local-user", self.name, "--sign"], claim.to_string().as_bytes());
+        fs::write(directory.join("signature-1"), message).unwrap();
+    }
+}
+
+impl Drop for GpgSigner {
+    /// gpg leaves an agent behind.
+    fn drop(&mut self) {
+        let _ = Command::new("gpgconf")
+            .arg("--homedir")
+            .arg(&self.home)
+            .args(["--kill", "all"])
+            .output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_let_in_with_a_simple_signature_by_one_of_the_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(registry) = DockerRegistry::start(&directory.path().join("storage"), "") else {
+        return;
+    };
+    let (Some(signer), Some(stranger)) = (
+        GpgSigner::new(directory.path().join("gpg"), "signer@example.com"),
+        GpgSigner::new(directory.path().join("other"), "stranger@example.com"),
+    ) else {
+        return;
+    };
+    let names = ["good", "unsigned", "forged", "renamed", "changed"];
+    let images = names.map(|name| (name, image(name)));
+    for (name, image) in &images {
+        image.push(&registry.address, name, "v1").await;
+    }
+    let lookaside = directory.path().join("lookaside");
+    let address = &registry.address;
+    let sign = |signer: &GpgSigner, path: &str, named: &str, at: usize| {
+        signer.sign(&lookaside, address, path, named, &images[at].1);
+    };
+    sign(&signer, "good", "good:v1", 0);
+    sign(&stranger, "forged", "forged:v1", 2);
+    sign(&signer, "renamed", "good:v1", 3);
+    sign(&signer, "changed", "changed:v1", 4);
+    let signature = lookaside
+        .join(format!("changed@{}", images[4].1.digest().replace(':', "=")))
+        .join("signature-1");
+    let mut bytes = fs::read(&signature).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&signature, bytes).unwrap();
+
+    let registries = directory.path().join("registries.d");
+    fs::create_dir(&registries).unwrap();
+    let text = format!("docker:\n  {address}:\n    lookaside: file://{}\n", lookaside.display());
+    fs::write(registries.join("test.yaml"), text).unwrap();
+    let policy = directory.path().join("policy.json");
+    let signed = serde_json::json!([{
+        "type": "signedBy", "keyType": "GPGKeys", "keyPaths": [signer.public(directory.path().join("key.asc"))],
+    }]);
+    let text = serde_json::json!({"default": [{"type": "reject"}], "transports": {"docker": {address: signed}}});
+    fs::write(&policy, text.to_string()).unwrap();
+    let files = PullFiles {
+        policy: Some(policy),
+        lookaside_dir: Some(registries),
+        ..PullFiles::default()
+    };
+    let store = store_with(&directory.path().join("store"), files).await;
+    let pull = |name: &str| store.pull(PullRequest::of(format!("{address}/{name}:v1")));
+    for (name, reason) in [
+        ("unsigned", "it has no signature"),
+        ("forged", "by none of the keys"),
+        ("renamed", "for the name"),
+        ("changed", "a signature"),
+    ] {
+        let error = pull(name).await.unwrap_err();
+        assert!(matches!(error, Error::Untrusted { .. }), "{error}");
+        assert!(error.to_string().contains(reason), "{name}: {error}");
+    }
+    assert_eq!(pull("good").await.unwrap().to_string(), images[0].1.config);
+}

@@ -382,7 +382,6 @@ async fn a_second_daemon_is_refused_and_told_by_whom(node: &mut Node) -> anyhow:
     let socket = node.path("other.sock").display().to_string();
     let complaint = node.second_daemon(&["--listen", &socket]).await?;
     let holder = node
-        .namespaces
         .processes()
         .into_iter()
         .find(|process| process.command_line.contains("crio-manager"));

@@ -20,6 +20,7 @@ run_on!(runc:
     a_plugin_that_prints_garbage_fails_the_pod_and_leaves_nothing,
     a_plugin_that_fails_half_way_fails_the_pod_and_leaves_nothing,
     a_network_that_appears_later_needs_no_restart,
+    a_plugin_that_cannot_serve_makes_the_node_say_so,
     addresses_of_both_families_are_told_and_known_after_a_restart,
     a_host_port_of_one_address_answers_there_alone,
     a_host_port_of_udp_leads_to_the_pod_that_has_it_now,
@@ -205,6 +206,49 @@ async fn a_network_that_appears_later_needs_no_restart(node: &mut Node) -> anyho
     until(node, true).await?;
     node.client.run_pod(&node.pod("late")).await?;
     Ok(())
+}
+
+/// Speaks CNI 1.1 for plugins that know 1.0 alone, and has no room while a file is there.
+const STATUS: &str = r#"
+if [ $CNI_COMMAND = STATUS ]; then
+    if [ -e $DIR/full ]; then
+        echo '{"cniVersion": "1.1.0", "code": 50, "msg": "no room for pods"}'
+        exit 1
+    fi
+    exit 0
+fi
+[ $CNI_COMMAND = GC ] && exit 0
+sed 's/"cniVersion":"1.1.0"/"cniVersion":"1.0.0"/' | exec $REAL
+exit
+"#;
+
+async fn a_plugin_that_cannot_serve_makes_the_node_say_so(node: &mut Node) -> anyhow::Result<()> {
+    let condition = async |node: &Node, wanted: bool| -> anyhow::Result<String> {
+        let started = Instant::now();
+        loop {
+            let condition = node.client.condition("NetworkReady").await?;
+            if condition.status == wanted {
+                return Ok(condition.message);
+            }
+            anyhow::ensure!(started.elapsed() < Duration::from_secs(60), "{condition:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    for plugin in ["bridge", "portmap"] {
+        node.wrap_plugin(plugin, STATUS)?;
+    }
+    let file = node.path("cni/10-e2e.conflist");
+    let network = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, network.replace("\"1.0.0\"", "\"1.1.0\""))?;
+    let pod = node.running_pod("first").await?;
+    condition(node, true).await?;
+    // No file of the configuration changes: the plugins are asked again and again.
+    std::fs::write(node.path("full"), "")?;
+    let why = condition(node, false).await?;
+    assert!(why.contains("bridge") && why.contains("no room for pods"), "{why}");
+    std::fs::remove_file(node.path("full"))?;
+    condition(node, true).await?;
+    pod.remove().await
 }
 
 fn change_network(node: &Node, change: impl FnOnce(&mut serde_json::Value)) -> anyhow::Result<()> {

@@ -42,15 +42,17 @@ fn profile(profile_type: ProfileType, localhost_ref: &str) -> Option<SecurityPro
 async fn a_container_shares_with_the_node_no_more_than_its_pod(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_pod("own").await?;
     let before = node.snapshot();
+    let (of_node, of_pod, own) = (NamespaceMode::Node, NamespaceMode::Pod, NamespaceMode::Container);
     let beyond = [
-        ("namespace_options.network", NamespaceMode::Node, NamespaceMode::Pod),
-        ("namespace_options.ipc", NamespaceMode::Pod, NamespaceMode::Node),
+        ("namespace_options.network", of_node, of_pod, own),
+        ("namespace_options.ipc", of_pod, of_node, own),
+        ("namespace_options.pid", of_pod, of_pod, of_node),
     ];
-    for (field, network, ipc) in beyond {
+    for (field, network, ipc, pid) in beyond {
         let mut config = sh("c", &pod.image, "exit 0");
         config.linux = with(|asked| {
             let options = asked.namespace_options.get_or_insert_default();
-            (options.network, options.ipc) = (network.into(), ipc.into());
+            (options.network, options.ipc, options.pid) = (network.into(), ipc.into(), pid.into());
         });
         let error = node.client.create(&pod.id, &config, &pod.config).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument, "{field}: {error}");

@@ -19,6 +19,7 @@ pub enum Kind {
     Process,
     File,
     Descriptor,
+    Rule,
 }
 
 impl fmt::Display for Kind {
@@ -30,6 +31,7 @@ impl fmt::Display for Kind {
             Kind::Process => "process",
             Kind::File => "file",
             Kind::Descriptor => "descriptor of the daemon",
+            Kind::Rule => "host port in nftables",
         })
     }
 }
@@ -135,4 +137,25 @@ pub fn descriptors(pid: i32) -> Vec<String> {
     names
         .filter(|name| !["socket", "eventfd", "eventpoll"].contains(&name.as_str()))
         .collect()
+}
+
+/// What of a ruleset (`nft -j list ruleset`) is there for host ports of single pods: elements of our own table, whose
+/// rules are always the same, and the chains of the plugin for them.
+pub fn rules(ruleset: &str) -> Vec<String> {
+    let ruleset: serde_json::Value = serde_json::from_str(ruleset).unwrap_or_default();
+    let items = ruleset["nftables"].as_array().into_iter().flatten();
+    let of_pods = items.flat_map(|item| {
+        let chain = item["chain"]["name"].as_str().unwrap_or_default();
+        if chain.starts_with("CNI-DN-") {
+            return vec![chain.to_owned()];
+        }
+        let of_ours = [&item["map"], &item["set"]]
+            .into_iter()
+            .filter(|item| item["table"] == "crio_hostports");
+        let elements = of_ours.filter_map(|item| Some((&item["name"], item["elem"].as_array()?)));
+        let named =
+            elements.flat_map(|(name, elements)| elements.iter().map(move |element| format!("{name} {element}")));
+        named.collect()
+    });
+    of_pods.collect()
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context as _;
@@ -13,7 +13,11 @@ use crate::image::TestImage;
 use crate::systemd_host::SystemdHost;
 use crate::{eventually, node};
 
-const UNIT: &str = "crio-manager.service";
+pub const UNIT: &str = "crio-manager.service";
+/// Its socket, which the service wants.
+const SOCKET_UNIT: &str = "crio-manager.socket";
+const SOCKET: &str = "/run/crio/crio.sock";
+const DROP_INS: &str = "/etc/crio/crio.conf.d";
 const IMAGE: &str = "e2e.test/busybox:1";
 
 /// crun 1.8 refuses version 1 with a version 2 mount beside it.
@@ -32,11 +36,11 @@ impl ServiceHost {
         let Some(host) = SystemdHost::start(&[(&node::programs(), "/usr/local/bin")])? else {
             return Ok(None);
         };
-        let unit = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../contrib/systemd")
-            .join(UNIT);
-        fs::copy(unit, host.inside("/etc/systemd/system").join(UNIT))?;
-        let drop_ins = host.inside("/etc/crio/crio.conf.d");
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/systemd");
+        for unit in [UNIT, SOCKET_UNIT] {
+            fs::copy(units.join(unit), host.inside("/etc/systemd/system").join(unit))?;
+        }
+        let drop_ins = host.inside(DROP_INS);
         fs::create_dir_all(&drop_ins)?;
         fs::write(
             drop_ins.join("10-test.conf"),
@@ -100,17 +104,27 @@ impl ServiceHost {
         Ok(())
     }
 
+    /// Adds a drop-in file to the daemon's configuration, which it reads when it is told to or restarted.
+    pub fn configure(&self, name: &str, toml: &str) -> anyhow::Result<()> {
+        Ok(fs::write(self.host.inside(DROP_INS).join(name), toml)?)
+    }
+
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.host.run("systemctl", &["restart", UNIT])?;
         self.client = connected(&self.host).await?;
         Ok(())
     }
 
+    /// The CRI socket, seen from outside.
+    pub fn socket(&self) -> PathBuf {
+        self.host.inside(SOCKET)
+    }
+
     pub fn journal(&self) -> anyhow::Result<String> {
         self.host.run("journalctl", &["--no-pager", "-u", UNIT])
     }
 
-    fn main_pid(&self) -> anyhow::Result<String> {
+    pub fn main_pid(&self) -> anyhow::Result<String> {
         self.property(UNIT, "MainPID")
     }
 
@@ -158,7 +172,9 @@ impl ServiceHost {
             .with_context(|| self.journal().unwrap_or_default())?;
         let gone = eventually("no scope of a pod's is left", || Ok(self.scopes_of_pods()?.is_empty())).await;
         gone.with_context(|| format!("{:?}", self.scopes()))?;
-        self.host.run("systemctl", &["stop", UNIT])?;
+        self.host.run("systemctl", &["stop", UNIT, SOCKET_UNIT])?;
+        let socket = self.socket();
+        anyhow::ensure!(!socket.exists(), "{} is left", socket.display());
         let state = self.host.run("systemctl", &["is-system-running"])?;
         anyhow::ensure!(state.trim() == "running", "{state}");
         self.host.stop()
@@ -166,7 +182,7 @@ impl ServiceHost {
 }
 
 async fn connected(host: &SystemdHost) -> anyhow::Result<Client> {
-    let socket = host.inside("/run/crio/crio.sock");
+    let socket = host.inside(SOCKET);
     eventually("the daemon takes calls", || Ok(UnixStream::connect(&socket).is_ok()))
         .await
         .with_context(|| host.run("journalctl", &["--no-pager", "-u", UNIT]).unwrap_or_default())?;

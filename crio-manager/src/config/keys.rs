@@ -2,7 +2,7 @@
 //! flags, environment and `crio-manager config` all walk these lists.
 
 use super::value::{
-    Setting, Value, bytes, log_size, message_size, program, seconds, socket, stream_address, stream_idle_timeout,
+    Setting, Value, bytes, log_size, message_size, port, program, seconds, socket, stream_address, stream_idle_timeout,
     stream_port, sysctls,
 };
 use super::{Config, RuntimeHandler};
@@ -131,22 +131,26 @@ macro_rules! handler_key {
 }
 
 /// The tables in the order in which they are printed, each with its heading.
-pub static TABLES: [(&str, &str); 6] = [
+pub static TABLES: [(&str, &str); 7] = [
     ("crio", "Where things are kept."),
     ("crio.api", "The CRI socket."),
     ("crio.runtime", "What every container gets, and who runs it."),
     ("crio.image", "Images."),
     ("crio.network", "The pod network."),
+    ("crio.metrics", "What Prometheus scrapes; docs/metrics.md lists it."),
     ("crio_manager", "Keys of crio-manager's own."),
 ];
 
 /// The keys that a reload (SIGHUP) changes; all others, and the handlers, need a restart. Whatever is here reaches the
 /// daemon in `reload`.
-static LIVE: [(&str, &str); 11] = [
+static LIVE: [(&str, &str); 14] = [
     ("crio.runtime", "add_inheritable_capabilities"),
+    ("crio.runtime", "cdi_spec_dirs"),
     ("crio.runtime", "default_capabilities"),
     ("crio.runtime", "default_env"),
+    ("crio.runtime", "default_mounts_file"),
     ("crio.runtime", "default_ulimits"),
+    ("crio.runtime", "hooks_dir"),
     ("crio.runtime", "log_level"),
     ("crio.runtime", "pids_limit"),
     ("crio.runtime", "read_only"),
@@ -156,7 +160,7 @@ static LIVE: [(&str, &str); 11] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 49] = [
+pub static KEYS: [Key; 61] = [
     key!(
         "crio",
         "root",
@@ -332,6 +336,36 @@ pub static KEYS: [Key; 49] = [
         "Let the runtime use MS_MOVE where pivot_root can't be had, as on a ramdisk."
     ),
     key!(
+        "crio.runtime",
+        "disable_hostport_mapping",
+        runtime.disable_hostport_mapping,
+        "Make no host ports: another program does. Without it they are made here where the network has no plugin for them."
+    ),
+    key!(
+        "crio.runtime",
+        "cdi_spec_dirs",
+        runtime.cdi_spec_dirs,
+        "Where CDI files (*.json, *.yaml) describe devices; of two directories with the same device the later one wins. Read for each container that asks for one."
+    ),
+    key!(
+        "crio.runtime",
+        "hooks_dir",
+        runtime.hooks_dir,
+        "Where OCI hooks are configured (oci-hooks(5), 1.0.0): *.json by their names; a file in a later directory takes the place of one of the same name. Read for each container."
+    ),
+    key!(
+        "crio.runtime",
+        "default_mounts_file",
+        runtime.default_mounts_file,
+        "What is copied from the host into every container, a line each: SOURCE:PATH, or PATH for both. \"\" takes /etc/containers/mounts.conf and /usr/share/containers/mounts.conf."
+    ),
+    key!(
+        "crio.runtime",
+        "enable_criu_support",
+        runtime.enable_criu_support,
+        "Checkpoint containers, and make containers from checkpoints, where criu and the runtime can."
+    ),
+    key!(
         "crio.image",
         "default_transport",
         image.default_transport,
@@ -394,6 +428,48 @@ pub static KEYS: [Key; 49] = [
     ),
     key!("crio.network", "network_dir", network.network_dir, "Where CNI configuration files are; a change there needs no restart.", flag "cni-config-dir"),
     key!("crio.network", "plugin_dirs", network.plugin_dirs, "Where CNI plugins are looked for, in this order.", flag "cni-plugin-dir"),
+    key!(
+        "crio.metrics",
+        "enable_metrics",
+        metrics.enable_metrics,
+        "Serve metrics over HTTP at /metrics."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_collectors",
+        metrics.metrics_collectors,
+        "Which of them, by their names, with or without what CRI-O's begin with."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_host",
+        metrics.metrics_host as stream_address,
+        "The address they are served on; \"\" is 127.0.0.1."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_port",
+        metrics.metrics_port as port,
+        "Its port; 0 takes a free one, which the log names."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_socket",
+        metrics.metrics_socket,
+        "A unix socket that serves them too; \"\" is none."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_cert",
+        metrics.metrics_cert,
+        "Serve them over TLS, with this certificate; PEM, read anew when it changes."
+    ),
+    key!(
+        "crio.metrics",
+        "metrics_key",
+        metrics.metrics_key,
+        "The certificate's private key; PEM."
+    ),
     key!(
         "crio_manager",
         "state_dir",
@@ -503,7 +579,7 @@ pub static HANDLER_KEYS: [HandlerKey; 13] = [
 ];
 
 /// Keys of CRI-O's that a file may carry and this version does nothing with.
-pub static NOT_USED: [(&str, &[&str]); 6] = [
+pub static NOT_USED: [(&str, &[&str]); 7] = [
     (
         "crio",
         &[
@@ -533,14 +609,11 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "blockio_config_file",
             "blockio_reload",
             "rdt_config_file",
-            "cdi_spec_dirs",
             "irqbalance_config_file",
             "irqbalance_config_restore_file",
             "allowed_devices",
             "additional_devices",
             "device_ownership_from_security_context",
-            "hooks_dir",
-            "default_mounts_file",
             "log_filter",
             "log_to_journald",
             "bind_mount_prefix",
@@ -552,10 +625,8 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "shared_cpuset",
             "pinns_path",
             "absent_mount_sources_to_reject",
-            "enable_criu_support",
             "enable_pod_events",
             "hostnetwork_disable_selinux",
-            "disable_hostport_mapping",
             "timezone",
             "decryption_keys_path",
         ],
@@ -574,6 +645,7 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
         ],
     ),
     ("crio.network", &["cni_status_grace_period"]),
+    ("crio.metrics", &[]),
     ("crio_manager", &[]),
 ];
 
@@ -591,9 +663,8 @@ pub static HANDLER_KEYS_NOT_USED: [&str; 10] = [
 ];
 
 /// Whole tables of CRI-O's that this version does nothing with.
-pub static TABLES_NOT_USED: [&str; 6] = [
+pub static TABLES_NOT_USED: [&str; 5] = [
     "crio.checkpoint_restore",
-    "crio.metrics",
     "crio.nri",
     "crio.runtime.workloads",
     "crio.stats",

@@ -17,6 +17,40 @@ const HEAD: &str = "\
 # An unknown key is a warning, a wrong value stops the start. `crio-manager config` prints what is in force.
 ";
 
+/// The same in words, for the man page.
+pub const DESCRIPTION: [&str; 4] = [
+    "crio-manager's configuration is TOML, in CRI-O's dialect.",
+    "It is read in this order, the last one wins: /etc/crio/crio.conf, the *.conf files of /etc/crio/crio.conf.d by name, the \
+     environment (CONTAINER_LOG_LEVEL for log_level), the command line (--log-level). Tables merge key by key. An unknown key \
+     is a warning, a wrong value stops the start.",
+    "SIGHUP, which `systemctl reload` sends, reads it all again: what is marked as live changes for what begins afterwards, \
+     the rest waits for a restart, and with an error in it everything stays as it was.",
+    "`crio-manager config` prints what is in force, `crio-manager config --default` a file with all of this.",
+];
+
+/// Table, what it is about, and name, default and explanation of each of its keys.
+pub type Described = (String, &'static str, Vec<(String, String, String)>);
+
+/// Every table and key.
+pub fn described() -> Vec<Described> {
+    let config = Config::default();
+    let mut tables = Vec::new();
+    for (table, heading) in TABLES {
+        let keys = KEYS.iter().filter(|key| key.table == table);
+        let keys = keys.map(|key| (key.name.to_owned(), (key.write)(&config), key.explanation()));
+        tables.push((table.to_owned(), heading, keys.collect()));
+        if table == "crio.runtime" {
+            let runtime = RuntimeHandler::named("runc");
+            let keys = HANDLER_KEYS.iter();
+            let keys = keys.map(|key| (key.name.to_owned(), (key.write)(&runtime), key.sentence.to_owned()));
+            let about = "A runtime handler: a table for each, here the one named runc. Without any, crun and runc are taken as \
+                         found in PATH.";
+            tables.push(("crio.runtime.runtimes.runc".to_owned(), about, keys.collect()));
+        }
+    }
+    tables
+}
+
 /// The file in which every key stands with its default, commented out.
 pub fn commented_defaults() -> String {
     let mut text = HEAD.to_owned();

@@ -202,8 +202,7 @@ fn an_unknown_key_is_a_warning_with_its_place() {
 
 #[test]
 fn a_known_key_without_use_is_named_once() {
-    let text =
-        "[crio.runtime]\npinns_path = \"/usr/bin/pinns\"\n[crio.metrics]\nenable_metrics = true\nmetrics_port = 1\n";
+    let text = "[crio.runtime]\npinns_path = \"/usr/bin/pinns\"\n[crio.stats]\ncollection_period = 1\n";
     let host = Host::with(text).drop_in("1.conf", text).program("runc");
     let mut warnings = host.warnings();
     warnings.sort();
@@ -211,7 +210,7 @@ fn a_known_key_without_use_is_named_once() {
         warnings,
         [
             "crio.conf:2: crio.runtime.pinns_path: not used by this version",
-            "crio.conf:3: crio.metrics: not used by this version",
+            "crio.conf:3: crio.stats: not used by this version",
         ]
     );
 }

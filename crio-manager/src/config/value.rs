@@ -62,7 +62,7 @@ impl Value {
     }
 
     /// The items of a list; from flags and environment, what stands between commas.
-    fn list(&self) -> Result<Vec<Value>, String> {
+    pub fn list(&self) -> Result<Vec<Value>, String> {
         match self {
             Value::List(items) => Ok(items.clone()),
             Value::Untyped(text) => {
@@ -102,7 +102,7 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
-fn write_list<T>(items: &[T], write: impl Fn(&T) -> String) -> String {
+pub fn write_list<T>(items: &[T], write: impl Fn(&T) -> String) -> String {
     format!("[{}]", items.iter().map(write).collect::<Vec<_>>().join(", "))
 }
 
@@ -392,6 +392,18 @@ pub mod stream_port {
     }
     pub fn write(port: &u16) -> String {
         quote(&port.to_string())
+    }
+}
+
+/// A port as a number; 0 takes a free one.
+pub mod port {
+    use super::Value;
+
+    pub fn read(value: &Value) -> Result<u16, String> {
+        u16::try_from(value.integer()?).map_err(|_| format!("expected a port, 0 to 65535, found {}", value.kind()))
+    }
+    pub fn write(port: &u16) -> String {
+        port.to_string()
     }
 }
 

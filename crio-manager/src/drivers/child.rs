@@ -5,6 +5,9 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use std::sync::OnceLock;
 use tokio::process::Command;
 
+/// Where an OCI runtime looks for programs, criu for one, unless its handler has another PATH.
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Soft and hard limit of open files as this daemon was given them.
 static GIVEN_OPEN_FILES: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
 
@@ -56,6 +59,15 @@ const SERVICE_MANAGER: [&str; 6] = [
 pub fn hides_the_service_manager(command: &mut Command) {
     for name in SERVICE_MANAGER {
         command.env_remove(name);
+    }
+}
+
+/// No file that the command writes gets larger than this: it is ended then.
+#[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.
+pub fn writes_at_most(command: &mut Command, bytes: u64) {
+    // SAFETY: in the child only `setrlimit` is called, a plain system call.
+    unsafe {
+        command.pre_exec(move || setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes).map_err(std::io::Error::from));
     }
 }
 

@@ -77,6 +77,7 @@ struct State {
     sandboxes: BTreeMap<SandboxId, SandboxRecord>,
     containers: BTreeMap<ContainerId, ContainerRecord>,
     unreadable: BTreeSet<ContainerId>,
+    specs: BTreeMap<ContainerId, Vec<u8>>,
     processes: BTreeMap<u32, Arc<FakeProcess>>,
     exits: BTreeMap<String, Exit>,
     next_pid: u32,
@@ -131,8 +132,10 @@ impl FakeNode {
             namespaces: node(),
             network: node(),
             image: node(),
+            checkpoint: node(),
             bundle: node(),
             host: node(),
+            additions: node(),
             store: node(),
             clock: node(),
         }
@@ -360,6 +363,24 @@ impl OciRuntime for FakeNode {
         Ok(())
     }
 
+    async fn can_checkpoint(&self, _: &Handler) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn pause(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.make(format!("frozen {}", id.short()))
+    }
+
+    async fn resume(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("frozen {}", id.short()))
+    }
+
+    async fn checkpoint(&self, _: &Handler, _: &ContainerId, _: &CheckpointPlace) -> DriverResult<()> {
+        self.enter("write down the processes").await;
+        self.make("a dump")?;
+        self.release("a dump")
+    }
+
     async fn delete(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
         self.release(format!("runtime state {}", id.short()))
     }
@@ -520,6 +541,10 @@ impl NamespacePins for FakeNode {
 #[async_trait]
 impl PodNetworks for FakeNode {
     fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn admit(&self, _: &SandboxPlan) -> DriverResult<()> {
         Ok(())
     }
 

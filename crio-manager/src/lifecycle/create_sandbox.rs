@@ -23,7 +23,7 @@ impl Lifecycle {
     /// Runs a pod sandbox, or leaves nothing of it behind. A retry gets the one that is there or on its way.
     ///
     /// Errors: `Step` for what can be told before anything is made (unknown runtime handler, a cgroup parent in the
-    /// wrong syntax, no CNI configuration), `Create` when a step failed.
+    /// wrong syntax, a host port that another pod has), `Create` when a step failed.
     pub async fn run_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
         let (this, name) = (self.clone(), plan.metadata.clone());
         let handler = self.drivers().runtime.handler(&plan.runtime_handler);
@@ -32,7 +32,8 @@ impl Lifecycle {
         let exists = |id: &SandboxId| self.registry().sandbox(id.as_str()).is_ok();
         let work = async move { this.make_sandbox(plan).await };
         let names = &self.registry().sandbox_names;
-        names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await
+        let made = names.make_once(&self.room.tasks, WHAT, name, exists, limit, work).await;
+        self.note_stall(made)
     }
 
     async fn make_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
@@ -45,6 +46,9 @@ impl Lifecycle {
             .cgroup
             .parent(&plan.cgroup_parent)
             .in_step("check cgroup parent")?;
+        if plan.has_own_network() {
+            drivers.network.admit(&plan).step("check host ports").await?;
+        }
         let mut undo = Undo::default();
         let record = SandboxRecord {
             plan,
@@ -153,6 +157,7 @@ impl Lifecycle {
             tty: false,
             stdin: false,
             leave_stdin_open: false,
+            restore: None,
             entrance: d
                 .cgroup
                 .entrance(&handler.monitor_cgroup(parent, &id))

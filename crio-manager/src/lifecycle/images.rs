@@ -5,6 +5,7 @@ use super::error::{Error, Step};
 use super::under_way::{PATIENCE, PULL_PATIENCE, UnderWay};
 use crate::drivers::image::PullRequest;
 use crate::drivers::seams::DriverResult;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,15 +22,19 @@ impl Lifecycle {
             .await
     }
 
-    /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it.
+    /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it or has it as a volume.
     pub async fn remove_image(&self, image: String) -> Result<(), Error> {
         let this = self.clone();
-        let in_use = Box::new(move |id: &str| {
-            let (_, containers) = this.registry().snapshot();
-            containers.iter().any(|cell| cell.made_of.image_id == id)
-        });
+        let in_use = Box::new(move |id: &str| this.images_in_use().contains(id));
         self.one_step("remove image", PATIENCE, self.drivers().image.remove(&image, in_use))
             .await
+    }
+
+    /// The ids of the images that containers are made of or have as volumes.
+    pub fn images_in_use(&self) -> BTreeSet<String> {
+        let (_, containers) = self.registry().snapshot();
+        let of = containers.iter().flat_map(|cell| cell.made_of.images());
+        of.map(str::to_owned).collect()
     }
 
     /// A verb of one step. The image store has its own tasks: what it does goes on when the wait is over.

@@ -4,11 +4,13 @@
 //! in by one door, `observe`. State changes only in `model::*::apply`, through the cells, which `restore` fills at start.
 
 pub mod cell;
+mod checkpoint;
 mod create_container;
 mod create_sandbox;
 pub mod error;
 pub mod events;
 mod exec;
+mod from_checkpoint;
 pub mod health;
 mod images;
 mod log;
@@ -24,11 +26,13 @@ mod start;
 pub mod stats;
 mod stop;
 mod stream;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 mod under_way;
 mod undo;
 mod update;
+mod wipe;
 
 pub use error::Error;
 pub use specify::{ImageVolumes, SpecDefaults};
@@ -56,6 +60,7 @@ struct Room {
     tasks: TaskTracker,
     verbs: Verbs,
     events: events::Events,
+    tally: tally::Tally,
 }
 
 impl Lifecycle {
@@ -68,6 +73,7 @@ impl Lifecycle {
             tasks: TaskTracker::new(),
             verbs: Verbs::default(),
             events: events::Events::default(),
+            tally: tally::Tally::default(),
         };
         Self { room: Arc::new(room) }
     }
@@ -80,6 +86,11 @@ impl Lifecycle {
     /// The outside.
     pub fn drivers(&self) -> &Drivers {
         &self.room.drivers
+    }
+
+    /// What has been counted since the daemon began.
+    pub fn tally(&self) -> &tally::Tally {
+        &self.room.tally
     }
 
     /// The verbs under way, the oldest first.
@@ -119,6 +130,14 @@ impl Lifecycle {
             })
         };
         under_way.within(limit, outcome).await
+    }
+
+    /// Counts a creation whose caller is told that it is still under way.
+    fn note_stall<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::UnderWay { step, .. }) = &outcome {
+            self.tally().stalled.get_or_create(&[("stage", *step)]).inc();
+        }
+        outcome
     }
 
     /// Nobody is told anything any more: who watches sees the end.

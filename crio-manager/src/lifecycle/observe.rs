@@ -19,14 +19,15 @@ const LAST_WORD_WAIT: Duration = Duration::from_secs(20);
 impl Lifecycle {
     /// Watches a container until it has exited, in a task of its own.
     pub(super) fn observe_container(&self, cell: &Arc<ContainerCell>) {
-        if cell.state().is_exited() {
+        // Nothing to watch: it has ended, or has not begun.
+        if cell.state().process().is_none() {
             return;
         }
         let (this, cell) = (self.clone(), cell.clone());
         // Not one of the tracked tasks: it lasts as long as the container, and a restart takes it up again.
         tokio::spawn(async move {
             let bundle = this.drivers().bundle.path(&cell.plan.id);
-            let held = &cell.held;
+            let held = cell.held();
             let exit = this
                 .find_exit(&cell.plan.id, &bundle, held.process.as_deref(), held.monitor.as_deref())
                 .await;
@@ -123,6 +124,14 @@ impl Lifecycle {
 
     async fn note_exit(&self, cell: &Arc<ContainerCell>, exit: Exit) {
         info!(container_id = %cell.plan.id, code = exit.status.code(), oom = exit.oom_killed, "container exited");
+        let status = match exit.status {
+            ExitStatus::Unknown(_) => "unknown",
+            _ => "known",
+        };
+        self.tally().exits.get_or_create(&[("status", status)]).inc();
+        if exit.oom_killed {
+            self.tally().out_of_memory.inc();
+        }
         // Processes outlive the first one where it does not rule its PID namespace; they end with the container.
         let cgroup = cell.cgroup_parent.container(&cell.plan.id);
         if let Err(error) = self.drivers().cgroup.kill(&cgroup, release::KILL_WAIT).await {

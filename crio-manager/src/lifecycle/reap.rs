@@ -44,19 +44,23 @@ impl Lifecycle {
         let this = self.clone();
         tokio::spawn(async move {
             let (mut pause, longest) = PAUSE;
+            this.tally().half_made.inc();
             loop {
                 let leftovers = this.release_half_made(&what).await;
                 if leftovers.is_empty() {
+                    this.tally().half_made.dec();
                     return info!(what = what.id(), "half-made object removed");
                 }
                 warn!(what = what.id(), ?leftovers, again_in = ?pause, "half-made object cannot be removed yet");
+                this.tally().reap_retries.inc();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }
         });
     }
 
-    async fn release_half_made(&self, what: &HalfMade) -> Vec<String> {
+    /// Gives back what it has; what is left is named, and its record stays.
+    pub(super) async fn release_half_made(&self, what: &HalfMade) -> Vec<String> {
         let d = self.drivers();
         let mut undo = Undo::default();
         let pins = PinnedNamespaces::default();
@@ -168,7 +172,7 @@ impl Lifecycle {
 
 impl HalfMade {
     /// For the log.
-    fn id(&self) -> &str {
+    pub(super) fn id(&self) -> &str {
         match self {
             Self::Sandbox(record) => record.plan.id.as_str(),
             Self::Container(record) => record.plan.id.as_str(),

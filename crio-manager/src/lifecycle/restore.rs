@@ -38,6 +38,15 @@ const KUBELET_LABELS: [&str; 3] = [
 impl Lifecycle {
     /// Takes up what an earlier daemon left. Fails only when the records cannot be listed at all.
     pub async fn restore(&self) -> Result<Restored, Error> {
+        let (restored, half_made) = self.take_up().await?;
+        for what in half_made {
+            self.reap(what);
+        }
+        Ok(restored)
+    }
+
+    /// Makes cells of what stands; what is half-made is for the caller to remove.
+    pub(super) async fn take_up(&self) -> Result<(Restored, Vec<HalfMade>), Error> {
         let loaded = self.drivers().store.load().await.in_step("load records")?;
         let mut half_made = Vec::new();
         for record in loaded.sandboxes {
@@ -80,10 +89,7 @@ impl Lifecycle {
         {
             warn!(%error, "cannot tell which pods are on the network");
         }
-        for what in half_made {
-            self.reap(what);
-        }
-        Ok(restored)
+        Ok((restored, half_made))
     }
 
     async fn restore_sandbox(&self, record: SandboxRecord, mut facts: SandboxFacts) {
@@ -124,9 +130,17 @@ impl Lifecycle {
             };
             let started_at = match facts.state {
                 ContainerState::Running { started_at, .. } => Some(started_at),
-                ContainerState::Created { .. } | ContainerState::Exited { .. } => None,
+                ContainerState::Created { .. } | ContainerState::Checkpointed | ContainerState::Exited { .. } => None,
             };
             facts.state = ContainerState::Exited { exit, started_at };
+            changed = true;
+        } else if facts.state == ContainerState::Checkpointed && self.was_being_restored(&record).await {
+            let exit = Exit {
+                status: ExitStatus::Unknown("the daemon ended while it was made from its checkpoint".to_owned()),
+                oom_killed: false,
+                at: d.clock.now(),
+            };
+            facts.state = ContainerState::Exited { exit, started_at: None };
             changed = true;
         } else if let Some(process) = facts.state.process() {
             // The daemon may have died between the runtime's start and the record of it.
@@ -164,6 +178,7 @@ impl Lifecycle {
             self.save(&cell).await;
         }
         self.observe_container(&cell);
+        self.finish_checkpoint(&cell);
         self.registry().insert_container(cell);
     }
 

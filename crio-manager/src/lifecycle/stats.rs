@@ -61,7 +61,8 @@ impl Lifecycle {
             id: cell.plan.id.short().to_owned(),
             state: cell.state().word(),
         };
-        if cell.state().is_exited() {
+        // It has ended, or is not made from its checkpoint yet.
+        if cell.state().process().is_none() {
             return Err(exited(&cell));
         }
         let d = self.drivers();
@@ -83,7 +84,7 @@ impl Lifecycle {
 
     /// The same of many. One that ends meanwhile is left out.
     pub async fn container_usages(&self, cells: Vec<Arc<ContainerCell>>) -> Vec<ContainerUsage> {
-        let standing = cells.into_iter().filter(|cell| !cell.state().is_exited());
+        let standing = cells.into_iter().filter(|cell| cell.state().process().is_some());
         let read = futures::stream::iter(standing).map(|cell| self.container_usage(cell));
         let read = read.buffered(READ_AT_ONCE);
         read.filter_map(|usage| async {

@@ -1,8 +1,10 @@
 //! The order of things, on a node in memory that fails where it is told to.
 
+mod checkpoint;
 mod hangs;
 mod stats;
 mod update;
+mod wipe;
 
 use super::Lifecycle;
 use super::SpecDefaults;
@@ -79,6 +81,7 @@ pub(super) fn container_plan(number: u8, sandbox: &SandboxId) -> ContainerPlan {
         envs: Vec::new(),
         mounts: Vec::new(),
         devices: Vec::new(),
+        cdi_devices: Vec::new(),
         labels: Default::default(),
         annotations: Default::default(),
         log_path: None,

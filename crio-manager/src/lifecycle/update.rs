@@ -32,7 +32,7 @@ impl Lifecycle {
             id: cell.plan.id.short().to_owned(),
             state: cell.state().word(),
         };
-        if cell.state().is_exited() {
+        if cell.state().process().is_none() {
             return Err(gone());
         }
         let d = self.drivers();

@@ -170,6 +170,17 @@ pub struct ContainerFacts {
     pub stop_signal: i32,
     /// The user it runs as.
     pub user: RunningUser,
+    /// The ids of the images that are its volumes, by the path in the container.
+    #[serde(default)]
+    pub volume_images: BTreeMap<String, String>,
+}
+
+impl ContainerFacts {
+    /// The ids of the images that it needs: its own, and those that are its volumes.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let volumes = self.volume_images.values();
+        std::iter::once(&self.image_id).chain(volumes).map(String::as_str)
+    }
 }
 
 /// Numbers of the user a container's first process runs as.

@@ -4,6 +4,7 @@ use super::name::{Pairs, PodMetadata};
 use super::security::{Namespaces, Profile, SelinuxOptions};
 use super::{Refused, SandboxId, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -76,7 +77,7 @@ pub struct Bandwidth {
 }
 
 /// A port of the node that leads into the pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortMapping {
     /// Protocol.
     pub protocol: PortProtocol,
@@ -88,8 +89,33 @@ pub struct PortMapping {
     pub host_ip: Option<IpAddr>,
 }
 
+impl PortMapping {
+    /// Some packet to the node would be for both of them.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let same_port = (self.protocol, self.host_port) == (other.protocol, other.host_port);
+        same_port
+            && match (self.host_ip, other.host_ip) {
+                (None, _) | (_, None) => true,
+                (Some(one), Some(two)) => {
+                    let every = one.is_unspecified() || two.is_unspecified();
+                    one == two || (every && one.is_ipv4() == two.is_ipv4())
+                }
+            }
+    }
+}
+
+impl fmt::Display for PortMapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (port, protocol) = (self.host_port, self.protocol.as_str());
+        match self.host_ip {
+            None => write!(f, "{port}/{protocol}"),
+            Some(ip) => write!(f, "{}/{protocol}", std::net::SocketAddr::new(ip, port)),
+        }
+    }
+}
+
 /// Protocol of a host port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PortProtocol {
     /// TCP.
@@ -134,5 +160,39 @@ pub enum SandboxEvent {
 pub fn apply(state: SandboxState, event: SandboxEvent) -> Result<SandboxState, Refused> {
     match (state, event) {
         (SandboxState::Ready | SandboxState::NotReady, SandboxEvent::Stopped) => Ok(SandboxState::NotReady),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_overlap_where_a_packet_would_be_for_both() {
+        let port = |host_ip: &str, protocol, host_port| PortMapping {
+            protocol,
+            container_port: 80,
+            host_port,
+            host_ip: host_ip.parse().ok(),
+        };
+        let tcp = |host_ip| port(host_ip, PortProtocol::Tcp, 8080);
+        for (one, two, overlap) in [
+            ("", "", true),
+            ("", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("0.0.0.0", "10.0.0.1", true),
+            ("0.0.0.0", "fd00::1", false),
+            ("::", "fd00::1", true),
+            ("::", "0.0.0.0", false),
+            ("", "::", true),
+        ] {
+            assert_eq!(tcp(one).overlaps(&tcp(two)), overlap, "{one:?} {two:?}");
+            assert_eq!(tcp(two).overlaps(&tcp(one)), overlap, "{two:?} {one:?}");
+        }
+        assert!(!tcp("").overlaps(&port("", PortProtocol::Udp, 8080)));
+        assert!(!tcp("").overlaps(&port("", PortProtocol::Tcp, 8081)));
+        assert_eq!(tcp("").to_string(), "8080/tcp");
+        assert_eq!(tcp("fd00::1").to_string(), "[fd00::1]:8080/tcp");
     }
 }

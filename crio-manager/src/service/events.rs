@@ -6,6 +6,7 @@ use cri::v1;
 use futures::StreamExt;
 use futures::future::ready;
 use futures::stream::BoxStream;
+use prometheus_client::metrics::counter::Counter;
 use std::sync::Arc;
 use tokio::sync::broadcast::Receiver;
 use tokio_stream::wrappers::BroadcastStream;
@@ -15,13 +16,16 @@ use tonic::Status;
 /// Events on their way to one client.
 pub type EventStream = BoxStream<'static, Result<v1::ContainerEventResponse, Status>>;
 
-/// Every event; `DATA_LOSS` and the end for a client that has not read for so long that some are gone.
-pub fn stream(events: Receiver<Arc<Event>>) -> EventStream {
-    let answers = BroadcastStream::new(events).map(|event| match event {
+/// Every event; `DATA_LOSS`, counted, and the end for a client that has not read for so long that some are gone.
+pub fn stream(events: Receiver<Arc<Event>>, all_missed: Counter) -> EventStream {
+    let answers = BroadcastStream::new(events).map(move |event| match event {
         Ok(event) => Ok(present::event(&event)),
-        Err(BroadcastStreamRecvError::Lagged(missed)) => Err(Status::data_loss(format!(
-            "{missed} events were not read in time: list what is there and watch anew"
-        ))),
+        Err(BroadcastStreamRecvError::Lagged(missed)) => {
+            all_missed.inc_by(missed);
+            Err(Status::data_loss(format!(
+                "{missed} events were not read in time: list what is there and watch anew"
+            )))
+        }
     });
     let mut whole = true;
     answers
@@ -52,7 +56,9 @@ mod tests {
         for number in 0..10 {
             assert!(sender.send(event(number)).is_ok(), "nobody waits for the reader");
         }
-        let heard: Vec<_> = stream(receiver).collect().await;
+        let all_missed = Counter::default();
+        let heard: Vec<_> = stream(receiver, all_missed.clone()).collect().await;
+        assert_eq!(all_missed.get(), 6);
         assert_eq!(heard.len(), 1);
         let missing = heard[0].as_ref().unwrap_err();
         assert_eq!(missing.code(), Code::DataLoss);
@@ -66,7 +72,7 @@ mod tests {
             sender.send(event(number)).unwrap_or_default();
         }
         drop(sender);
-        let heard: Vec<_> = stream(receiver)
+        let heard: Vec<_> = stream(receiver, Counter::default())
             .map(|answer| answer.unwrap().container_id)
             .collect()
             .await;

@@ -1,7 +1,8 @@
 //! The unix socket, and a span per call.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -16,42 +17,142 @@ pub const SOCKET_PATH_BYTES: usize = 107;
 /// Mode of the socket: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
 
-/// Listens on a unix socket. One that a dead daemon left is replaced, one that answers is not.
+/// A socket that takes connections, and whose its file is.
+#[derive(Debug)]
+pub struct Socket {
+    /// Takes connections.
+    pub listener: UnixListener,
+    /// The path by which clients find it.
+    pub file: SocketFile,
+}
+
+/// Whose the file of a socket is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SocketFile {
+    /// The service manager's, which listens before us and after us.
+    HandedOver,
+    /// Made here: its path, and how to know it again.
+    Made(PathBuf, Identity),
+}
+
+/// Device, inode, and when it was made: numbers of inodes are used again.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(file: &std::fs::Metadata) -> Identity {
+    (file.dev(), file.ino(), file.mtime(), file.mtime_nsec())
+}
+
+impl SocketFile {
+    /// Removes a file that was made here, unless another has taken its place. One that was handed over stays: clients
+    /// wait there for the next daemon.
+    pub fn remove(self) {
+        if let SocketFile::Made(path, made) = self
+            && std::fs::symlink_metadata(&path).is_ok_and(|now| identity(&now) == made)
+        {
+            // Already gone if somebody cleaned up.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Listens on a unix socket: the one that the service manager handed over, else one made here.
+///
+/// Errors: what was handed over is not the socket of this path; and as [`make`].
+pub async fn listen(path: &Path, handed: Vec<OwnedFd>) -> std::io::Result<Socket> {
+    let mut handed = handed.into_iter();
+    let Some(socket) = handed.next() else {
+        return make(path).await;
+    };
+    if handed.next().is_some() {
+        return Err(wrong(
+            path,
+            "the service manager handed over more than one socket".to_owned(),
+        ));
+    }
+    let listener = adopt(path, socket)?;
+    Ok(Socket {
+        listener,
+        file: SocketFile::HandedOver,
+    })
+}
+
+/// Takes over a socket that somebody else listens on. Its path may be spelled in another way, as long as it is the same
+/// file.
+fn adopt(path: &Path, socket: OwnedFd) -> std::io::Result<UnixListener> {
+    use rustix::net::{SocketType, sockopt};
+    if sockopt::socket_type(&socket)? != SocketType::STREAM || !sockopt::socket_acceptconn(&socket)? {
+        return Err(wrong(
+            path,
+            "what the service manager handed over does not listen".to_owned(),
+        ));
+    }
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    let bound = listener.local_addr()?;
+    let bound = bound.as_pathname().unwrap_or(Path::new("(not a path)"));
+    let inode = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let same = bound == path || matches!((inode(bound), inode(path)), (Ok(bound), Ok(path)) if bound == path);
+    if !same {
+        let bound = bound.display();
+        return Err(wrong(
+            path,
+            format!(
+                "the service manager handed over {bound}: \
+                 ListenStream= of the socket unit and crio.api.listen have to be the same"
+            ),
+        ));
+    }
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Listens on a socket of our own. One that a dead daemon left is replaced, one that answers is not.
 ///
 /// Errors: the path is too long or taken; the directory cannot be made.
-pub async fn listen(path: &Path) -> std::io::Result<UnixListener> {
-    let wrong = |kind, why: String| std::io::Error::new(kind, format!("socket {}: {why}", path.display()));
+async fn make(path: &Path) -> std::io::Result<Socket> {
     let length = path.as_os_str().len();
     if length > SOCKET_PATH_BYTES {
         let why = format!("its path has {length} bytes, the kernel takes {SOCKET_PATH_BYTES}");
-        return Err(wrong(std::io::ErrorKind::InvalidFilename, why));
+        return Err(wrong(path, why));
     }
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
     match UnixStream::connect(path).await {
-        Ok(_) => {
-            return Err(wrong(
-                std::io::ErrorKind::AddrInUse,
-                "another daemon answers on it".to_owned(),
-            ));
+        Ok(other) => {
+            let who = listening_process(&other);
+            return Err(wrong(path, format!("another daemon answers on it{who}")));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            use std::os::unix::fs::FileTypeExt;
             if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-                return Err(wrong(
-                    std::io::ErrorKind::AlreadyExists,
-                    "it is there and no socket".to_owned(),
-                ));
+                return Err(wrong(path, "it is there and no socket".to_owned()));
             }
             std::fs::remove_file(path)?;
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(wrong(path, error.to_string())),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-    Ok(listener)
+    let made = std::fs::symlink_metadata(path)?;
+    Ok(Socket {
+        listener,
+        file: SocketFile::Made(path.to_owned(), identity(&made)),
+    })
+}
+
+/// ": process 12 (crio)", as far as the kernel tells who listens.
+fn listening_process(connection: &UnixStream) -> String {
+    let peer = connection.peer_cred().ok().and_then(|peer| peer.pid());
+    // 0: of another PID namespace.
+    let Some(pid) = peer.filter(|pid| *pid != 0) else {
+        return String::new();
+    };
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    format!(": process {pid} ({})", name.trim_end())
+}
+
+fn wrong(path: &Path, why: String) -> std::io::Error {
+    std::io::Error::other(format!("socket {}: {why}", path.display()))
 }
 
 /// Opens a span for every call: the method, and fields that the call fills in.
@@ -146,6 +247,66 @@ mod tests {
         fn make_writer(&'a self) -> Self {
             self.clone()
         }
+    }
+
+    fn handed(socket: std::os::unix::net::UnixListener) -> Vec<OwnedFd> {
+        vec![socket.into()]
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_handed_over_is_taken_and_left_in_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("crio.sock");
+        let systemds = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let spelled = directory.path().join(".").join("crio.sock");
+        let socket = listen(&spelled, handed(systemds.try_clone().unwrap())).await.unwrap();
+        let _client = UnixStream::connect(&path).await.unwrap();
+        socket.listener.accept().await.unwrap();
+        drop(socket.listener);
+        socket.file.remove();
+        UnixStream::connect(&path).await.expect("waits for the next daemon");
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_another_path_or_that_does_not_listen_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (here, there) = (directory.path().join("here.sock"), directory.path().join("there.sock"));
+        let elsewhere = std::os::unix::net::UnixListener::bind(&there).unwrap();
+        let error = listen(&here, handed(elsewhere)).await.unwrap_err().to_string();
+        assert!(
+            error.contains("here.sock: the service manager handed over") && error.contains("there.sock"),
+            "{error}"
+        );
+        let (deaf, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let error = listen(&here, vec![deaf.into()]).await.unwrap_err().to_string();
+        assert!(error.ends_with("does not listen"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_taken_is_refused_and_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("crio.sock");
+        std::fs::write(&path, "kept").unwrap();
+        let error = listen(&path, Vec::new()).await.unwrap_err().to_string();
+        assert!(error.ends_with("crio.sock: it is there and no socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
+        std::fs::remove_file(&path).unwrap();
+
+        let first = listen(&path, Vec::new()).await.unwrap();
+        let error = listen(&path, Vec::new()).await.unwrap_err().to_string();
+        let us = format!("another daemon answers on it: process {} (", std::process::id());
+        assert!(error.contains(&us), "{error}");
+        UnixStream::connect(&path).await.expect("the first is undisturbed");
+
+        drop(first.listener);
+        let second = listen(&path, Vec::new())
+            .await
+            .expect("what a dead daemon left is replaced");
+        first.file.remove();
+        UnixStream::connect(&path).await.expect("the file is the second's now");
+        drop(second.listener);
+        second.file.remove();
+        assert!(!path.exists());
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ impl cri::manager::v1::manager_server::Manager for Manager {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             images: count(image.list().map_err(driver_status)?.len()),
             image_bytes: image.usage().used_bytes,
+            images_in_use: self.lifecycle.images_in_use().into_iter().collect(),
             under_way: self.lifecycle.under_way().into_iter().map(verb).collect(),
             ..StatusResponse::default()
         };
@@ -52,7 +53,7 @@ impl cri::manager::v1::manager_server::Manager for Manager {
         }
         for container in containers {
             match container.state() {
-                ContainerState::Created { .. } => answer.containers_created += 1,
+                ContainerState::Created { .. } | ContainerState::Checkpointed => answer.containers_created += 1,
                 ContainerState::Running { .. } => answer.containers_running += 1,
                 ContainerState::Exited { .. } => answer.containers_exited += 1,
             }
@@ -75,11 +76,16 @@ fn count(number: usize) -> u32 {
 
 /// A client of the daemon on this socket; `None` when none listens there.
 pub async fn client(socket: &Path) -> anyhow::Result<Option<ManagerClient<Channel>>> {
+    Ok(channel(socket).await?.map(ManagerClient::new))
+}
+
+/// The way to the daemon on this socket; `None` when none listens there.
+pub async fn channel(socket: &Path) -> anyhow::Result<Option<Channel>> {
     use std::io::ErrorKind;
     match UnixStream::connect(socket).await {
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("socket {}", socket.display())),
     }
-    Ok(Some(ManagerClient::new(local::connect(socket).await?)))
+    Ok(Some(local::connect(socket).await?))
 }

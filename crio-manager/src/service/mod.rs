@@ -1,8 +1,9 @@
-//! CRI and manager.v1 over gRPC: parse → call → present. Holds no state.
+//! CRI and manager.v1 over gRPC: parse → call → present. Holds no state. `inspect`: what cadvisor asks over HTTP/1.1.
 
 pub mod admission;
 mod events;
 pub mod image;
+pub mod inspect;
 pub mod listener;
 pub mod local;
 pub mod manager;

@@ -23,7 +23,7 @@ pub struct SecurityRequest {
 }
 
 /// A privileged container has every capability that this node has, every device, and neither masked or read-only paths
-/// nor seccomp, AppArmor or a read-only /sys.
+/// nor seccomp or a read-only /sys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privilege {
     Confined,
@@ -211,13 +211,13 @@ pub(super) fn capability_sets(
     Ok(sets.build().expect("every field has a default"))
 }
 
-/// The profile's name for the OCI spec.
+/// The profile's name for the OCI spec. Privilege lifts none that was asked for by its name.
 pub(super) fn apparmor_profile(security: &SecurityRequest) -> Result<Option<String>, SpecError> {
     const UNCONFINED: &str = "unconfined";
-    match (&security.apparmor, security.privilege) {
-        (AppArmor::Absent, _) => Ok(None),
-        (AppArmor::Unconfined, _) | (AppArmor::Profile(_), Privilege::Privileged) => Ok(Some(UNCONFINED.to_owned())),
-        (AppArmor::Profile(name), Privilege::Confined) => {
+    match &security.apparmor {
+        AppArmor::Absent => Ok(None),
+        AppArmor::Unconfined => Ok(Some(UNCONFINED.to_owned())),
+        AppArmor::Profile(name) => {
             without_nul("the AppArmor profile's name", name)?;
             Ok(Some(name.clone()))
         }
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn privilege_lifts_profile_and_masks() {
+    fn privilege_lifts_masks_and_keeps_the_profile_that_was_asked_for() {
         let mut security = SecurityRequest {
             masked_paths: default_masked_paths(),
             readonly_paths: default_readonly_paths(),
@@ -476,7 +476,7 @@ mod tests {
         assert!(readonly.expect("some").contains(&"/proc/sys".into()));
 
         security.privilege = Privilege::Privileged;
-        assert_eq!(apparmor_profile(&security), Ok(Some("unconfined".into())));
+        assert_eq!(apparmor_profile(&security), Ok(Some("crio-default".into())));
         assert_eq!(hidden_paths(&security), (None, None));
 
         security.apparmor = AppArmor::Absent;

@@ -22,7 +22,7 @@ mod upgrade;
 mod websocket;
 
 pub use server::{Address, Server, Urls};
-pub use tls::TlsFiles;
+pub use tls::{Certificates, TlsFiles};
 pub use token::TooMany;
 
 use crate::model::{ContainerId, SandboxId};

@@ -67,10 +67,10 @@ impl Certificates {
         }
         match looked.and_then(|look| Ok((look, acceptor(&self.files)?))) {
             Ok(new) => {
-                tracing::info!(certificate = %self.files.certificate.display(), "streaming: new certificates");
+                tracing::info!(certificate = %self.files.certificate.display(), "new certificates");
                 *current = new;
             }
-            Err(error) => tracing::warn!(%error, "streaming: new certificates cannot be used, keeping the old ones"),
+            Err(error) => tracing::warn!(%error, "new certificates cannot be used, keeping the old ones"),
         }
         current.1.clone()
     }

@@ -47,6 +47,8 @@ impl Node {
             .map(|name| name.replace(prefix.as_str(), "/"));
         snapshot.add(Kind::File, names.filter(|name| !is_layout(&self.root, name)));
         snapshot.add(Kind::Descriptor, leaks::descriptors(self.daemon_pid()));
+        let ruleset = self.namespaces.run("nft", &["-j", "list", "ruleset"]);
+        snapshot.add(Kind::Rule, leaks::rules(&ruleset.unwrap_or_default()));
         snapshot
     }
 

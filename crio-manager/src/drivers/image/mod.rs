@@ -10,10 +10,12 @@
 //! holds whole things only, so what a crash leaves is removed by the next [`ImageStore::open`]. A layer is kept as long as
 //! an image has it, a pull under way wants it, or a container's root file system lies on it.
 
+mod artifact;
 mod auth_file;
 pub mod beneath;
 mod catalog;
 mod changes;
+mod checkpoint;
 mod compression;
 pub mod config;
 pub mod credentials;
@@ -23,7 +25,9 @@ pub mod error;
 mod keyed_locks;
 mod layers;
 mod load;
+mod lookaside;
 mod manifest;
+mod openpgp;
 mod overlay;
 mod policy;
 mod pull;
@@ -37,8 +41,10 @@ mod sources;
 mod store;
 mod tar_stream;
 mod tls;
+mod transfers;
 pub mod unpack;
 mod upper;
+mod volume;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -52,7 +58,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::{RwLock, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-pub use config::{ImageConfig, Untrusted};
+pub use config::{ImageConfig, Kind, Untrusted};
 pub use credentials::Credentials;
 pub use digest::{DiffId, Digest, ImageId};
 pub use error::{Error, Result};
@@ -61,6 +67,7 @@ pub use overlay::{ContainerRootfs, MountedRootfs};
 pub use reference::ImageRef;
 pub use rootfs::FileOwner;
 pub use sources::{PullFiles, PullRequest};
+pub use transfers::Transfers;
 pub use unpack::Limits;
 
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, LayerUsage};
@@ -111,6 +118,7 @@ impl ImageStoreConfig {
 #[derive(Debug, Clone)]
 pub struct Image {
     pub id: ImageId,
+    pub kind: Kind,
     /// `registry/path:tag`
     pub tags: Vec<String>,
     /// `registry/path@digest`
@@ -120,7 +128,7 @@ pub struct Image {
     pub pinned: bool,
     pub layers: Vec<DiffId>,
     pub config: Arc<Untrusted<ImageConfig>>,
-    /// The configuration document as it came.
+    /// The configuration document, of an artifact the manifest, as it came.
     pub config_text: Arc<str>,
     tagged_at_ns: u64,
 }
@@ -152,6 +160,7 @@ struct Node {
     overlays: Overlays,
     state: Mutex<State>,
     pulls: SharedPulls,
+    transfers: Transfers,
     /// Held across the awaits of a change to the index: one writer at a time.
     index_writer: Arc<tokio::sync::Mutex<()>>,
     layer_locks: KeyedLocks<DiffId>,
@@ -214,6 +223,11 @@ impl ImageStore {
             }
         }
         Err(first_error.unwrap_or(Error::NoSuchImage(name)))
+    }
+
+    /// What pulls have brought in.
+    pub fn transfers(&self) -> &Transfers {
+        &self.node.transfers
     }
 
     /// Loads the images of an OCI layout (directory or archive) or a Docker archive, compressed or not.
@@ -417,6 +431,7 @@ impl Node {
             overlays,
             state: Mutex::new(state),
             pulls: SharedPulls::default(),
+            transfers: Transfers::default(),
             index_writer: Arc::default(),
             layer_locks: KeyedLocks::new(),
             container_locks: KeyedLocks::new(),

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::digest::Digest;
 use super::error::{Error, Result};
+use super::openpgp;
 use super::reference::ImageRef;
 use super::registries::read_bounded;
 
@@ -25,6 +26,7 @@ const P256_HEADER: [u8; 26] = [
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 const COSIGN_TYPE: &str = "cosign container image signature";
+const SIMPLE_TYPE: &str = "atomic container signature";
 
 /// A policy file, read.
 #[derive(Debug, Clone, Deserialize)]
@@ -42,6 +44,7 @@ enum Requirement {
     InsecureAcceptAnything,
     Reject,
     SigstoreSigned(Box<SigstoreSigned>),
+    SignedBy(Box<SignedBy>),
     /// Any other kind: nobody here can tell, so nothing gets in.
     #[serde(other)]
     Unknown,
@@ -61,6 +64,19 @@ struct SigstoreSigned {
     pki: Option<serde_json::Value>,
     rekor_public_key_path: Option<serde_json::Value>,
     rekor_public_key_data: Option<serde_json::Value>,
+}
+
+/// Simple signing, by keys of OpenPGP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SignedBy {
+    key_type: String,
+    key_path: Option<PathBuf>,
+    key_paths: Option<Vec<PathBuf>>,
+    /// A key file, base64.
+    key_data: Option<String>,
+    #[serde(default)]
+    signed_identity: SignedIdentity,
 }
 
 /// Which name a signature has to be for.
@@ -90,16 +106,24 @@ enum SignedIdentity {
 #[derive(Debug)]
 pub enum Verdict {
     Accepted,
-    /// Let in if every one of these has a signature that [`Demand::is_met_by`] it.
+    /// Let in if every one of these is met by a signature.
     Signed(Vec<Demand>),
 }
 
 /// One signature that an image needs.
 #[derive(Debug)]
 pub struct Demand {
-    /// Points on P-256; any of them may have signed.
-    keys: Vec<Vec<u8>>,
+    keys: Keys,
     identity: SignedIdentity,
+}
+
+/// Any of them may have signed.
+#[derive(Debug)]
+enum Keys {
+    /// Points on P-256, of a sigstore signature.
+    P256(Vec<Vec<u8>>),
+    /// Of a simple signature.
+    OpenPgp(Vec<u8>),
 }
 
 /// A signature as it was found beside an image.
@@ -147,7 +171,17 @@ impl Policy {
                         reason: format!("{scope}: {reason}"),
                     })?;
                     demands.push(Demand {
-                        keys,
+                        keys: Keys::P256(keys),
+                        identity: signed.signed_identity.clone(),
+                    });
+                }
+                Requirement::SignedBy(signed) => {
+                    let keys = signed.keys().map_err(|reason| Error::InvalidFile {
+                        path: self.path.clone(),
+                        reason: format!("{scope}: {reason}"),
+                    })?;
+                    demands.push(Demand {
+                        keys: Keys::OpenPgp(keys),
                         identity: signed.signed_identity.clone(),
                     });
                 }
@@ -186,7 +220,8 @@ impl Policy {
     }
 }
 
-fn scopes(image: &ImageRef) -> Vec<String> {
+/// What a policy or a lookaside may say something of, the most specific first.
+pub(super) fn scopes(image: &ImageRef) -> Vec<String> {
     let mut scopes = vec![image.to_string()];
     let name = image.name();
     let mut part = Some(name.as_str());
@@ -215,22 +250,44 @@ impl SigstoreSigned {
         if unknown.iter().any(|field| field.is_some()) {
             return Err("only keys are known, not fulcio, pki or rekor".to_owned());
         }
-        let mut texts = Vec::new();
-        for path in self.key_path.iter().chain(self.key_paths.iter().flatten()) {
-            let text = read_bounded(path).map_err(|error| error.to_string())?;
-            texts.push(text.ok_or_else(|| format!("no key {}", path.display()))?);
-        }
-        if let Some(data) = &self.key_data {
-            let text = BASE64_STANDARD
-                .decode(data)
-                .map_err(|_| "keyData is not base64".to_owned())?;
-            texts.push(text);
-        }
-        if texts.is_empty() {
-            return Err("sigstoreSigned names no key".to_owned());
-        }
+        let paths = self.key_path.iter().chain(self.key_paths.iter().flatten());
+        let texts = key_files("sigstoreSigned", paths, self.key_data.as_deref())?;
         texts.iter().map(|text| p256_point(text)).collect()
     }
+}
+
+impl SignedBy {
+    /// All of them, in one. Errors: the reason.
+    fn keys(&self) -> std::result::Result<Vec<u8>, String> {
+        if self.key_type != "GPGKeys" {
+            return Err(format!("keyType {:?} is not known, only GPGKeys", self.key_type));
+        }
+        let paths = self.key_path.iter().chain(self.key_paths.iter().flatten());
+        let files = key_files("signedBy", paths, self.key_data.as_deref())?;
+        let keys = files.iter().map(|file| openpgp::binary_keys(file));
+        Ok(keys.collect::<std::result::Result<Vec<_>, _>>()?.concat())
+    }
+}
+
+/// The files of keys that a requirement names. Errors: the reason.
+fn key_files<'p>(
+    kind: &str,
+    paths: impl Iterator<Item = &'p PathBuf>,
+    data: Option<&str>,
+) -> std::result::Result<Vec<Vec<u8>>, String> {
+    let mut files = Vec::new();
+    for path in paths {
+        let file = read_bounded(path).map_err(|error| error.to_string())?;
+        files.push(file.ok_or_else(|| format!("no key {}", path.display()))?);
+    }
+    if let Some(data) = data {
+        let file = BASE64_STANDARD.decode(data);
+        files.push(file.map_err(|_| "keyData is not base64".to_owned())?);
+    }
+    if files.is_empty() {
+        return Err(format!("{kind} names no key"));
+    }
+    Ok(files)
 }
 
 fn p256_point(pem: &[u8]) -> std::result::Result<Vec<u8>, String> {
@@ -268,6 +325,14 @@ struct ClaimedImage {
 }
 
 impl Demand {
+    /// The keys, where it is a simple signature that is demanded.
+    pub fn openpgp_keys(&self) -> Option<&[u8]> {
+        match &self.keys {
+            Keys::OpenPgp(keys) => Some(keys),
+            Keys::P256(_) => None,
+        }
+    }
+
     /// Whether `signature` is by one of the keys, for one of these manifests, under a name that will do for `image`. If
     /// not, why.
     pub fn is_met_by(
@@ -284,14 +349,32 @@ impl Demand {
                 .verify(&signature.payload, &bytes)
                 .is_ok()
         };
-        if !self.keys.iter().any(is_by) {
+        let Keys::P256(points) = &self.keys else {
+            return Err("a signature is of another kind".to_owned());
+        };
+        if !points.iter().any(is_by) {
             return Err("a signature is by none of the keys".to_owned());
         }
         // Believed from here on, as far as who signed it goes.
-        let claim: Claim = serde_json::from_slice(&signature.payload)
-            .map_err(|error| format!("what is signed is no claim: {error}"))?;
+        self.is_met_by_claim(&signature.payload, image, manifests)
+    }
+
+    /// Whether a claim, which one of the keys has signed, is for one of these manifests, under a name that will do for
+    /// `image`. If not, why.
+    pub fn is_met_by_claim(
+        &self,
+        claim: &[u8],
+        image: &ImageRef,
+        manifests: &[Digest],
+    ) -> std::result::Result<(), String> {
+        let kind = match &self.keys {
+            Keys::P256(_) => COSIGN_TYPE,
+            Keys::OpenPgp(_) => SIMPLE_TYPE,
+        };
+        let claim: Claim =
+            serde_json::from_slice(claim).map_err(|error| format!("what is signed is no claim: {error}"))?;
         let critical = claim.critical;
-        if critical.kind != COSIGN_TYPE {
+        if critical.kind != kind {
             return Err(format!("what is signed is of the type {:?}", critical.kind));
         }
         let digest = &critical.image.docker_manifest_digest;
@@ -388,8 +471,8 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        let signed_by = r#"{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}]}"#;
-        let refused = policy(signed_by).unwrap().verdict(&image("a.b/c"));
+        let unknown = r#"{"default": [{"type": "signedByAStar", "keyPath": "/k"}]}"#;
+        let refused = policy(unknown).unwrap().verdict(&image("a.b/c"));
         assert!(matches!(refused, Err(Error::Untrusted { .. })), "{refused:?}");
         for (text, reason) in [
             (r#"{"default": [{"type": "sigstoreSigned"}]}"#, "names no key"),
@@ -404,6 +487,18 @@ mod tests {
             (
                 r#"{"default": [{"type": "sigstoreSigned", "keyData": "eA==", "fulcio": {}}]}"#,
                 "only keys",
+            ),
+            (
+                r#"{"default": [{"type": "signedBy", "keyType": "GPGKeys"}]}"#,
+                "names no key",
+            ),
+            (
+                r#"{"default": [{"type": "signedBy", "keyType": "X509Certificates", "keyData": "eA=="}]}"#,
+                "only GPGKeys",
+            ),
+            (
+                r#"{"default": [{"type": "signedBy", "keyType": "GPGKeys", "keyData": "eA=="}]}"#,
+                "not OpenPGP keys",
             ),
         ] {
             let error = policy(text).unwrap().verdict(&image("a.b/c")).unwrap_err().to_string();
@@ -426,7 +521,7 @@ mod tests {
             "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
             BASE64_STANDARD.encode(der)
         );
-        let keys = vec![p256_point(pem.as_bytes()).unwrap()];
+        let keys = Keys::P256(vec![p256_point(pem.as_bytes()).unwrap()]);
         (pair, Demand { keys, identity })
     }
 

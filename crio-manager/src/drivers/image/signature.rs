@@ -1,5 +1,5 @@
 //! Whether an image is signed as the policy demands. Signatures are found where cosign leaves them: in the repository, under
-//! the tag `sha256-<digest>.sig`.
+//! the tag `sha256-<digest>.sig`; simple ones beside the registry ([`lookaside`]).
 
 use std::sync::Arc;
 
@@ -9,13 +9,15 @@ use super::blocking;
 use super::digest::Digest;
 use super::error::{Error, Result};
 use super::manifest::Descriptor;
-use super::policy::{Policy, Signature, Verdict};
+use super::policy::{Demand, Policy, Signature, Verdict};
 use super::reference::ImageRef;
-use super::registry::Registry;
+use super::registry::{Registry, RegistrySettings};
 use super::sources::Wanted;
+use super::{lookaside, openpgp};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+const UNSIGNED: &str = "it has no signature";
 /// Signatures of one manifest that are looked at.
 const MAX_SIGNATURES: usize = 32;
 
@@ -38,26 +40,80 @@ pub async fn admission(wanted: &Wanted) -> Result<Admission> {
 impl Admission {
     /// Checks the signatures of `image`, whose manifests, from the list to the image's own, are these. A signature of any of
     /// them is one of the image: each names the next by its digest. Errors: `Untrusted`; those of the registry.
-    pub async fn check(&self, registry: &Registry, image: &ImageRef, manifests: &[Digest]) -> Result<()> {
+    pub async fn check(
+        &self,
+        registry: &Registry,
+        settings: &RegistrySettings,
+        wanted: &Wanted,
+        manifests: &[Digest],
+    ) -> Result<()> {
         let Some((policy, Verdict::Signed(demands))) = &self.0 else {
             return Ok(());
         };
-        let mut signatures = Vec::new();
-        for manifest in manifests {
-            signatures.extend(fetch(registry, manifest).await?);
+        let image = &wanted.image;
+        let (mut attached, mut simple) = (Vec::new(), Vec::new());
+        if demands.iter().any(|demand| demand.openpgp_keys().is_none()) {
+            for manifest in manifests {
+                attached.extend(fetch(registry, manifest).await?);
+            }
+        }
+        if demands.iter().any(|demand| demand.openpgp_keys().is_some()) {
+            let (directory, name) = (wanted.lookaside_dir.clone(), image.clone());
+            let base = blocking("reading registries.d", move || {
+                lookaside::base_for(directory.as_deref(), &name)
+            })
+            .await?;
+            for manifest in manifests {
+                simple.extend(lookaside::fetch(&base, settings, image, manifest).await?);
+            }
         }
         for demand in demands {
-            let mut reason = "it has no signature".to_owned();
-            let is_met = signatures.iter().any(|signature| {
-                let outcome = demand.is_met_by(signature, image, manifests);
-                outcome.map_err(|why| reason = why).is_ok()
-            });
-            if !is_met {
-                return Err(policy.refuse(image, reason));
-            }
+            let met = match demand.openpgp_keys() {
+                None => is_attached(demand, &attached, image, manifests),
+                Some(keys) => is_simply_signed(demand, keys, &simple, image, manifests).await,
+            };
+            met.map_err(|reason| policy.refuse(image, reason))?;
         }
         Ok(())
     }
+}
+
+/// Whether one of the signatures meets the demand. If not, why the last does not.
+fn is_attached(
+    demand: &Demand,
+    signatures: &[Signature],
+    image: &ImageRef,
+    manifests: &[Digest],
+) -> std::result::Result<(), String> {
+    let mut outcome = Err(UNSIGNED.to_owned());
+    for signature in signatures {
+        outcome = demand.is_met_by(signature, image, manifests);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+/// The same for simple signatures.
+async fn is_simply_signed(
+    demand: &Demand,
+    keys: &[u8],
+    signatures: &[Vec<u8>],
+    image: &ImageRef,
+    manifests: &[Digest],
+) -> std::result::Result<(), String> {
+    let mut outcome = Err(UNSIGNED.to_owned());
+    for signature in signatures {
+        outcome = match openpgp::signed_content(keys, signature).await {
+            Ok(claim) => demand.is_met_by_claim(&claim, image, manifests),
+            Err(reason) => Err(reason),
+        };
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
 }
 
 #[derive(Deserialize)]

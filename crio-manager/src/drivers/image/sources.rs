@@ -54,6 +54,8 @@ pub struct PullFiles {
     pub system_policy: Option<PathBuf>,
     /// `<namespace>.json` takes the place of the policy for pods of that namespace.
     pub namespaced_policy_dir: Option<PathBuf>,
+    /// `registries.d`: where simple signatures lie.
+    pub lookaside_dir: Option<PathBuf>,
 }
 
 /// One reference to pull, and by what rules. Who has the same ones shares the transfer.
@@ -65,6 +67,7 @@ pub struct Wanted {
     /// The first that has any counts.
     auths: Vec<AuthFile>,
     policy: Option<PathBuf>,
+    pub lookaside_dir: Option<PathBuf>,
 }
 
 impl Wanted {
@@ -134,6 +137,7 @@ impl Sources {
                 credentials: request.credentials.clone(),
                 auths: auths.clone(),
                 policy: policy.clone(),
+                lookaside_dir: this.files.lookaside_dir.clone(),
             };
             Ok(images.into_iter().map(wanted).collect())
         })

@@ -7,6 +7,7 @@ use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, ExecLaunch, Ex
 use conmon_rs::contract::{self, SyncMessage};
 use std::path::Path;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// Most of an exec's output that is kept, both streams together, in bytes: clients take messages of 16 MiB.
@@ -19,13 +20,13 @@ const EXEC_LOG_BYTES: u64 = 64 * 1024 * 1024;
 const EXEC_MARGIN: Duration = Duration::from_secs(30);
 
 impl ConmonRs {
-    /// Runs a command to its end.
-    pub(super) async fn run(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome> {
-        let session = tempfile::Builder::new()
+    /// The directory of an exec, gone with what is returned, and its monitor's command line as far as it is any exec's.
+    pub(super) async fn exec_session(&self, exec: &ExecLaunch) -> DriverResult<(TempDir, Arguments)> {
+        let directory = tempfile::Builder::new()
             .prefix("exec-")
             .tempdir_in(&self.exec_dir)
             .map_err(|error| DriverError::io("exec directory", &error))?;
-        let file = |name: &str| session.path().join(name);
+        let file = |name: &str| directory.path().join(name);
         let spec = file("process.json");
         tokio::fs::write(&spec, &exec.process_json)
             .await
@@ -37,17 +38,24 @@ impl ConmonRs {
         arguments.option("--cid", exec.id.as_str());
         arguments.option("--exec-process-spec", &spec);
         arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
-        arguments.option("--log-path", prefixed("k8s-file:", file("log").as_os_str()));
-        arguments.option("--log-global-size-max", EXEC_LOG_BYTES.to_string());
         arguments.option("--log-level", "error");
-        arguments.flag("--no-sync-log");
         if exec.tty {
             arguments.flag("--terminal");
         }
+        arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
+        Ok((directory, arguments))
+    }
+
+    /// Runs a command to its end.
+    pub(super) async fn run(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome> {
+        let (session, mut arguments) = self.exec_session(&exec).await?;
+        let log = session.path().join("log");
+        arguments.option("--log-path", prefixed("k8s-file:", log.as_os_str()));
+        arguments.option("--log-global-size-max", EXEC_LOG_BYTES.to_string());
+        arguments.flag("--no-sync-log");
         if let Some(timeout) = exec.timeout {
             arguments.option("--timeout", timeout.as_secs().max(1).to_string());
         }
-        arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
 
         let mut starting = self.spawn(
             &exec.handler,
@@ -78,7 +86,7 @@ impl ConmonRs {
         match message {
             Ok(SyncMessage::ExitCode(code)) => Ok(ExecOutcome::Ended {
                 exit_code: i32::from(code),
-                output: exec_output(&file("log")).await?,
+                output: exec_output(&log).await?,
             }),
             Ok(SyncMessage::TimedOut) => Ok(ExecOutcome::TimedOut),
             Ok(SyncMessage::Failed { message }) => Err(refused(session.path(), message.as_bytes()).await),

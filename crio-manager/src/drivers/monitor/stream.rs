@@ -1,9 +1,9 @@
 //! Sessions that a client takes part in: an exec with its monitor, and an attach to a container's.
 
+use super::ConmonRs;
 use super::attached::Connection;
-use super::launch::{Arguments, Outlives, Pipe, Starting};
+use super::launch::{Outlives, Pipe, Starting};
 use super::sync::{end, refused};
-use super::{CONTAINER_PID_FILE, ConmonRs, RUNTIME_LOG};
 use crate::drivers::process;
 use crate::drivers::process::HostProcesses;
 use crate::drivers::seams::{
@@ -60,35 +60,16 @@ impl ConmonRs {
     ///
     /// Returns once the command runs. Its monitor is a child of ours; the work ends with it.
     pub(super) async fn run_attached(&self, exec: ExecLaunch) -> DriverResult<Streamed> {
-        let directory = tempfile::Builder::new()
-            .prefix("exec-")
-            .tempdir_in(&self.exec_dir)
-            .map_err(|error| DriverError::io("exec directory", &error))?;
-        let file = |name: &str| directory.path().join(name);
-        let spec = file("process.json");
-        tokio::fs::write(&spec, &exec.process_json)
-            .await
-            .map_err(|error| DriverError::io("exec spec", &error))?;
-
-        let mut arguments = Arguments::default();
-        arguments.flag("--exec");
-        arguments.flag("--sync");
+        let (directory, mut arguments) = self.exec_session(&exec).await?;
         arguments.flag("--exec-attach");
         arguments.option("--api-version", "1");
-        arguments.option("--cid", exec.id.as_str());
         arguments.option("--cuuid", directory.path().file_name().unwrap_or_default());
         arguments.option("--bundle", directory.path());
         arguments.flag("--full-attach");
-        arguments.option("--exec-process-spec", &spec);
-        arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
         arguments.option("--log-path", "none");
-        arguments.option("--log-level", "error");
-        if exec.tty {
-            arguments.flag("--terminal");
-        } else if exec.stdin {
+        if exec.stdin && !exec.tty {
             arguments.flag("--stdin");
         }
-        arguments.runtime(&exec.handler, &file(RUNTIME_LOG));
 
         let (start, start_theirs) = pipe()?;
         let (ready, ready_theirs) = pipe()?;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::config::{NetworkList, PluginConfig, find_program};
 use super::plugin::{self, PluginError};
+use super::program::ProgramError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -181,7 +182,8 @@ impl Plugins {
             environment.push(("CNI_NETNS", netns));
             environment.push(("CNI_ARGS", subject.args.to_owned()));
         }
-        let stdin = serde_json::to_vec(&config).map_err(|error| failed(PluginError::Pipe { source: error.into() }))?;
+        let stdin =
+            serde_json::to_vec(&config).map_err(|error| failed(ProgramError::Pipe { source: error.into() }.into()))?;
         let started = Instant::now();
         let outcome = plugin::run(plugin::Call {
             program,

@@ -4,34 +4,41 @@
 //! Whatever fails or dies in between, a teardown of the same id finishes it, also when the namespace is gone.
 //! `status` answers from memory: a task of our own watches the configuration and plugin directories.
 //!
-//! Host ports are the work of the network's port-mapping plugin (capability `portMappings`); a network that has none
-//! gives pods no host ports, and `setup` says so in the log.
+//! Host ports are the work of the network's port-mapping plugin (capability `portMappings`) where it has one, else of a
+//! table of our own (`hostports`).
 
 mod cni;
 mod config;
+mod gc;
+mod hostports;
 mod plugin;
 mod pod;
+mod program;
 mod record;
 pub mod seam;
 mod watch;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::RwLock;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use cni::{ChainError, Command};
 pub use config::load as look;
 pub use config::{BrokenFile, CniVersion, NetworkList, PluginConfig};
-pub use plugin::{PluginError, STDOUT_MAX_BYTES};
+pub use gc::Collected;
+pub use hostports::{HostPortError, probe as probe_host_ports};
+pub use plugin::PluginError;
 pub use pod::{Attachment, Bandwidth, Dns, POD_INTERFACE, PodNetwork, PortMapping, Protocol, Unspeakable};
+pub use program::{ProgramError, STDOUT_MAX_BYTES};
 pub use record::RecordError;
 
 use cni::{Plugins, Subject};
+use hostports::{HostPortClaim, HostPorts, Keeper, pod_addresses};
 use record::{Record, Records};
 use watch::Watched;
 
@@ -54,6 +61,8 @@ pub enum Error {
     Record(#[from] RecordError),
     #[error(transparent)]
     Chain(#[from] ChainError),
+    #[error(transparent)]
+    HostPorts(#[from] HostPortError),
     #[error("pods have been set up already, what no pod owns cannot be told any more")]
     TooLateToCollect,
     #[error("watch network configuration")]
@@ -70,6 +79,8 @@ pub struct NetworkConfig {
     pub default_network: Option<String>,
     /// Should survive a reboot, as the address leases of many plugins do.
     pub cache_dir: PathBuf,
+    /// Host ports of pods whose network has no plugin for them are our work.
+    pub own_host_ports: bool,
 }
 
 impl Default for NetworkConfig {
@@ -79,6 +90,7 @@ impl Default for NetworkConfig {
             plugin_dirs: vec![PathBuf::from("/opt/cni/bin"), PathBuf::from("/usr/lib/cni")],
             default_network: None,
             cache_dir: PathBuf::from("/var/lib/crio/cni"),
+            own_host_ports: true,
         }
     }
 }
@@ -96,19 +108,14 @@ impl NetworkStatus {
     }
 }
 
-/// What `gc` did.
-#[derive(Debug, Default)]
-pub struct Collected {
-    pub released: Vec<String>,
-    /// Still held; the next start tries again.
-    pub failed: Vec<(String, Error)>,
-}
-
 #[derive(Debug)]
 pub struct Network {
     plugins: Plugins,
     records: Records,
     watched: Watched,
+    host_ports: Arc<HostPorts>,
+    own_host_ports: bool,
+    keeps_host_ports: JoinHandle<()>,
     /// Held shared by each setup, and alone while the list of what exists must not grow.
     setups: RwLock<()>,
     /// A pod set up by this process may be in nobody's list of valid ids yet.
@@ -122,6 +129,7 @@ impl Network {
             dirs: config.plugin_dirs.clone(),
         };
         let records = Records::new(config.cache_dir);
+        let host_ports = Arc::new(remembered_host_ports(&records).await?);
         let watched = Watched::start(config.conf_dir, config.default_network, plugins.clone())
             .await
             .map_err(|source| Error::Watch { source })?;
@@ -129,6 +137,9 @@ impl Network {
             plugins,
             records,
             watched,
+            keeps_host_ports: HostPorts::keep(&host_ports),
+            host_ports,
+            own_host_ports: config.own_host_ports,
             setups: RwLock::default(),
             any_setup: AtomicBool::new(false),
         })
@@ -153,7 +164,7 @@ impl Network {
     pub async fn setup(&self, pod: &PodNetwork, deadline: Instant) -> Result<Attachment> {
         check_sandbox_id(&pod.sandbox_id)?;
         let args = pod.args()?;
-        let runtime_config = pod.runtime_config();
+        let mut runtime_config = pod.runtime_config();
         let network = self
             .watched
             .reread()
@@ -164,10 +175,14 @@ impl Network {
         if self.records.read(&pod.sandbox_id).await?.is_some() {
             return Err(Error::AlreadyAttached(pod.sandbox_id.clone()));
         }
-        if runtime_config.contains_key("portMappings")
-            && !network.plugins.iter().any(|p| p.has_capability("portMappings"))
-        {
-            tracing::warn!(sandbox_id = %pod.sandbox_id, network = %network.name, "no plugin for host ports, ignoring them");
+        // Annotations may be large: the record keeps what a plugin gets.
+        runtime_config.retain(|name, _| network.plugins.iter().any(|plugin| plugin.has_capability(name)));
+        let claim = self.claim(&network, &pod.port_mappings);
+        if claim.is_none() && !pod.port_mappings.is_empty() {
+            tracing::warn!(sandbox_id = %pod.sandbox_id, network = %network.name, "nobody makes host ports here, ignoring them");
+        }
+        if let Some(claim) = &claim {
+            self.host_ports.claim(&pod.sandbox_id, claim.clone())?;
         }
         let mut record = Record {
             sandbox_id: pod.sandbox_id.clone(),
@@ -177,6 +192,7 @@ impl Network {
             runtime_config,
             netns: pod.netns.clone(),
             result: None,
+            host_ports: claim,
         };
         self.records.write(&record).await?;
         let result = self
@@ -185,7 +201,34 @@ impl Network {
             .await?;
         record.result = Some(result.clone());
         self.records.write(&record).await?;
-        Ok(Attachment::from_result(&network.name, POD_INTERFACE, result))
+        let attachment = Attachment::from_result(&network.name, POD_INTERFACE, result);
+        let addresses = pod_addresses(&attachment.ips, &attachment.result);
+        self.host_ports.publish(&pod.sandbox_id, addresses).await?;
+        Ok(attachment)
+    }
+
+    /// Whether a new pod could have these host ports.
+    pub async fn admit(&self, ports: &[PortMapping]) -> Result<()> {
+        let claim = self.watched.chosen().and_then(|network| self.claim(&network, ports));
+        match claim {
+            Some(claim) => Ok(self.host_ports.admit(&claim).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// These ports, and who keeps them on this network; `None` if nobody does, or there are none.
+    fn claim(&self, network: &NetworkList, ports: &[PortMapping]) -> Option<HostPortClaim> {
+        let mappings: Vec<PortMapping> = ports.iter().filter(|port| port.host_port != 0).cloned().collect();
+        let by_plugin = network
+            .plugins
+            .iter()
+            .any(|plugin| plugin.has_capability("portMappings"));
+        let keeper = match (by_plugin, self.own_host_ports) {
+            (true, _) => Keeper::Plugin,
+            (false, true) => Keeper::Table,
+            (false, false) => return None,
+        };
+        (!mappings.is_empty()).then_some(HostPortClaim { keeper, mappings })
     }
 
     /// Takes a pod off the network: `Ok` if it is not on it, or never fully was.
@@ -194,21 +237,39 @@ impl Network {
     /// elsewhere (addresses, rules). After a failure the record stays and the next call tries again.
     pub async fn teardown(&self, sandbox_id: &str, netns: Option<&Path>, deadline: Instant) -> Result<()> {
         check_sandbox_id(sandbox_id)?;
+        self.host_ports.withdraw(sandbox_id).await?;
         let record = match self.records.read(sandbox_id).await {
             Ok(Some(record)) => record,
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                self.host_ports.forget(sandbox_id);
+                return Ok(());
+            }
             Err(error @ RecordError::Broken { .. }) => {
                 return self.teardown_without_record(sandbox_id, netns, error, deadline).await;
             }
             Err(error) => return Err(error.into()),
         };
+        let record = self.without_own_ports(record).await?;
         let netns = living_netns(netns.unwrap_or(&record.netns)).await;
         let subject = subject(&record, netns.as_deref());
         self.plugins
             .del(&record.network, subject, record.result.as_ref(), deadline)
             .await?;
         self.records.forget(sandbox_id).await?;
+        self.host_ports.forget(sandbox_id);
         Ok(())
+    }
+
+    /// Nobody finds ports in it any more that our table has given up, also when a plugin fails now.
+    async fn without_own_ports(&self, mut record: Record) -> Result<Record> {
+        if record
+            .host_ports
+            .take_if(|claim| claim.keeper == Keeper::Table)
+            .is_some()
+        {
+            self.records.write(&record).await?;
+        }
+        Ok(record)
     }
 
     /// The record is unreadable: the present configuration is the best guess of what the pod was attached to.
@@ -241,6 +302,7 @@ impl Network {
             runtime_config: pod.runtime_config(),
             netns: PathBuf::new(),
             result: None,
+            host_ports: None,
         };
         self.plugins
             .del(&network, subject(&record, netns.as_deref()), None, deadline)
@@ -276,64 +338,32 @@ impl Network {
             Some(Attachment::from_result(&record.network.name, &record.interface, result))
         }))
     }
+}
 
-    /// What is on the network and belongs to no pod of `valid`.
-    ///
-    /// For the start of the node, before the first setup: later it is an error, because a pod being set up is in
-    /// nobody's list yet.
-    pub async fn orphans(&self, valid: &BTreeSet<String>) -> Result<Vec<String>> {
-        let _alone = self.setups.write().await;
-        if self.any_setup.load(Ordering::Acquire) {
-            return Err(Error::TooLateToCollect);
-        }
-        let known = self.records.list().await?;
-        Ok(known.into_iter().filter(|id| !valid.contains(id)).collect())
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.keeps_host_ports.abort();
     }
+}
 
-    /// Releases them, then tells networks with GC (1.1) what remains. Pods may be set up meanwhile.
-    ///
-    /// `deadline_each` bounds one pod's release, not the whole.
-    pub async fn gc(&self, orphans: Vec<String>, deadline_each: Duration) -> Result<Collected> {
-        let mut collected = Collected::default();
-        for id in orphans {
-            match self.teardown(&id, None, Instant::now() + deadline_each).await {
-                Ok(()) => collected.released.push(id),
-                Err(error) => collected.failed.push((id, error)),
-            }
+/// Those of the pods whose namespaces are there: after a reboot neither they nor a table is.
+async fn remembered_host_ports(records: &Records) -> Result<HostPorts> {
+    let host_ports = HostPorts::default();
+    for id in records.list().await? {
+        // One that cannot be read is told where it matters.
+        let Ok(Some(record)) = records.read(&id).await else {
+            continue;
+        };
+        let (Some(claim), Some(result)) = (record.host_ports, record.result) else {
+            continue;
+        };
+        if living_netns(&record.netns).await.is_some() {
+            let attachment = Attachment::from_result(&record.network.name, &record.interface, result);
+            let addresses = pod_addresses(&attachment.ips, &attachment.result);
+            host_ports.remember(id, claim, addresses);
         }
-        self.tell_plugins_what_remains(deadline_each).await?;
-        Ok(collected)
     }
-
-    /// Every record is an attachment that a plugin must keep; what could not be released included.
-    async fn tell_plugins_what_remains(&self, deadline_each: Duration) -> Result<()> {
-        let _alone = self.setups.write().await; // an address given out during GC would be taken away again
-        let mut networks: Vec<Arc<NetworkList>> = self.watched.chosen().into_iter().collect();
-        let mut attached: Vec<(String, (String, String))> = Vec::new();
-        for id in self.records.list().await? {
-            match self.records.read(&id).await {
-                Ok(Some(record)) => {
-                    attached.push((record.network.name.clone(), (id, record.interface)));
-                    if !networks.iter().any(|known| known.name == record.network.name) {
-                        networks.push(Arc::new(record.network));
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(sandbox_id = %id, %error, "network record unreadable, no plugin is asked to clean up");
-                    return Ok(());
-                }
-            }
-        }
-        for network in networks {
-            let valid = attached.iter().filter(|(name, _)| *name == network.name);
-            let valid: Vec<(String, String)> = valid.map(|(_, attachment)| attachment.clone()).collect();
-            if let Err(error) = self.plugins.gc(&network, &valid, Instant::now() + deadline_each).await {
-                tracing::warn!(network = %network.name, error = %with_causes(&error), "cni GC, ignoring");
-            }
-        }
-        Ok(())
-    }
+    Ok(host_ports)
 }
 
 fn subject<'a>(record: &'a Record, netns: Option<&'a Path>) -> Subject<'a> {

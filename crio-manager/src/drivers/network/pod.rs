@@ -5,34 +5,12 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+use crate::model::name::Pairs;
+
+pub use crate::model::sandbox::{PortMapping, PortProtocol as Protocol};
+
 /// The interface every pod has.
 pub const POD_INTERFACE: &str = "eth0";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    fn name(self) -> &'static str {
-        match self {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-            Protocol::Sctp => "sctp",
-        }
-    }
-}
-
-/// A port of the node that leads to a port of the pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortMapping {
-    pub host_ip: Option<IpAddr>,
-    pub host_port: u16,
-    pub container_port: u16,
-    pub protocol: Protocol,
-}
 
 /// Limits of a pod's traffic, bits per second and bits; absent is unlimited.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,10 +37,16 @@ pub struct PodNetwork {
     pub port_mappings: Vec<PortMapping>,
     pub bandwidth: Option<Bandwidth>,
     pub dns: Option<Dns>,
+    /// The cgroup that its client made for it; empty if it names none.
+    pub cgroup_parent: String,
+    pub annotations: Pairs,
     pub mac: Option<String>,
     /// Passed to the address plugin as it is: a list of lists of ranges.
     pub ip_ranges: Option<Value>,
 }
+
+/// The capability of plugins that read the annotations of pods, as the field's other runtimes call it.
+const POD_ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("pod {field} {value:?} cannot be told to a network plugin")]
@@ -114,6 +98,12 @@ impl PodNetwork {
             let dns = json!({ "servers": dns.servers, "searches": dns.searches, "options": dns.options });
             config.insert("dns".to_owned(), dns);
         }
+        if !self.cgroup_parent.is_empty() {
+            config.insert("cgroupPath".to_owned(), self.cgroup_parent.clone().into());
+        }
+        if !self.annotations.is_empty() {
+            config.insert(POD_ANNOTATIONS.to_owned(), json!(self.annotations));
+        }
         if let Some(mac) = &self.mac {
             config.insert("mac".to_owned(), mac.clone().into());
         }
@@ -128,7 +118,7 @@ fn port_mapping(port: &PortMapping) -> Value {
     let mut mapping = json!({
         "hostPort": port.host_port,
         "containerPort": port.container_port,
-        "protocol": port.protocol.name(),
+        "protocol": port.protocol.as_str(),
     });
     if let (Some(host_ip), Value::Object(mapping)) = (port.host_ip, &mut mapping) {
         mapping.insert("hostIP".to_owned(), host_ip.to_string().into());

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::config::NetworkList;
+use super::hostports::HostPortClaim;
 use crate::drivers::record_file::{self, Survives, Unreadable};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct Record {
     pub netns: PathBuf,
     /// The result of the whole chain; absent while ADD has not succeeded.
     pub result: Option<Value>,
+    /// Its host ports, and who keeps them.
+    #[serde(default)]
+    pub host_ports: Option<HostPortClaim>,
 }
 
 #[derive(Debug, thiserror::Error)]

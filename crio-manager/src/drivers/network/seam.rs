@@ -1,9 +1,9 @@
 //! CNI as the lifecycle sees it.
 
-use super::pod::{Bandwidth, Dns, PodNetwork, PortMapping, Protocol};
+use super::hostports::HostPortError;
+use super::pod::{Bandwidth, Dns, PodNetwork};
 use super::{Error, Network, NetworkStatus, with_causes};
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, PodNetworks};
-use crate::model::sandbox::PortProtocol;
 use crate::model::{SandboxId, SandboxPlan};
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -19,6 +19,10 @@ impl From<Error> for DriverError {
             Error::NetworkNotReady { .. } => ErrorKind::Unavailable,
             Error::BadSandboxId(_) | Error::Unspeakable(_) => ErrorKind::Invalid,
             Error::NotAttached(_) => ErrorKind::NotFound,
+            Error::HostPorts(HostPortError::Taken { .. }) => ErrorKind::InUse,
+            Error::HostPorts(HostPortError::NoAddress { .. }) => ErrorKind::Invalid,
+            Error::HostPorts(HostPortError::Unusable { .. }) => ErrorKind::Unavailable,
+            Error::HostPorts(HostPortError::Table { .. }) => ErrorKind::Failed,
             Error::TooLateToCollect
             | Error::AlreadyAttached(_)
             | Error::Record(_)
@@ -54,6 +58,10 @@ impl PodNetworks for Cni {
         }
     }
 
+    async fn admit(&self, plan: &SandboxPlan) -> DriverResult<()> {
+        Ok(self.network.admit(&plan.port_mappings).await?)
+    }
+
     async fn connect(&self, plan: &SandboxPlan, netns: &Path) -> DriverResult<Vec<IpAddr>> {
         let pod = PodNetwork {
             sandbox_id: plan.id.to_string(),
@@ -61,20 +69,7 @@ impl PodNetworks for Cni {
             namespace: plan.metadata.namespace.clone(),
             uid: plan.metadata.uid.clone(),
             netns: netns.to_owned(),
-            port_mappings: plan
-                .port_mappings
-                .iter()
-                .map(|mapping| PortMapping {
-                    host_ip: mapping.host_ip,
-                    host_port: mapping.host_port,
-                    container_port: mapping.container_port,
-                    protocol: match mapping.protocol {
-                        PortProtocol::Tcp => Protocol::Tcp,
-                        PortProtocol::Udp => Protocol::Udp,
-                        PortProtocol::Sctp => Protocol::Sctp,
-                    },
-                })
-                .collect(),
+            port_mappings: plan.port_mappings.clone(),
             bandwidth: plan.bandwidth.map(|limits| Bandwidth {
                 ingress_bits_per_second: limits.ingress,
                 egress_bits_per_second: limits.egress,
@@ -84,6 +79,8 @@ impl PodNetworks for Cni {
                 searches: dns.searches.clone(),
                 options: dns.options.clone(),
             }),
+            cgroup_parent: plan.cgroup_parent.clone(),
+            annotations: plan.annotations.clone(),
             mac: None,
             ip_ranges: None,
         };
@@ -102,6 +99,9 @@ impl PodNetworks for Cni {
         let (network, limit) = (self.network.clone(), self.limit);
         // What is left undone is found again by the next start.
         tokio::spawn(async move {
+            if let Err(error) = network.keep_host_ports_of(&pods).await {
+                tracing::warn!(error = %with_causes(&error), "host ports may lead to pods that are gone");
+            }
             match network.gc(orphans, limit).await {
                 Ok(collected) => {
                     for id in collected.released {

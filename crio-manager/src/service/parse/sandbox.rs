@@ -10,8 +10,10 @@ use crate::model::name::{NAME_BYTES, Pairs};
 use crate::model::sandbox::{Dns, PortMapping, PortProtocol, SandboxPlan};
 use crate::model::security::{NamespaceMode, Namespaces};
 use crate::model::{SandboxId, Timestamp};
+use crate::spec;
 use cri::v1;
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 /// Longest host name, in bytes: what the kernel takes.
 const HOSTNAME_BYTES: usize = 64;
@@ -111,39 +113,60 @@ fn dns(config: v1::DnsConfig) -> Parsed<Dns> {
     })
 }
 
+/// The most ports of the node that one pod may have.
+const HOST_PORTS: usize = 4096;
+
 fn port_mappings(mappings: Vec<v1::PortMapping>) -> Parsed<Vec<PortMapping>> {
-    let port = |field: &str, value: i32| u16::try_from(value).map_err(|_| wrong(field, format!("{value} is no port")));
-    let mut parsed = Vec::new();
-    for mapping in mappings {
-        let host_port = port("port_mappings.host_port", mapping.host_port)?;
-        let container_port = port("port_mappings.container_port", mapping.container_port)?;
-        let protocol = match enum_value::<v1::Protocol>("port_mappings.protocol", mapping.protocol)? {
+    let mut parsed: Vec<PortMapping> = Vec::new();
+    // The kubelet also lists ports that are not mapped.
+    for mapping in mappings.into_iter().filter(|mapping| mapping.host_port != 0) {
+        let mapping = port_mapping(mapping)?;
+        match parsed.iter().find(|other| other.overlaps(&mapping)) {
+            Some(same) if *same == mapping => continue,
+            Some(other) => {
+                return Err(wrong(
+                    "port_mappings",
+                    format!("{mapping} and {other} are the same port"),
+                ));
+            }
+            None if parsed.len() == HOST_PORTS => {
+                return Err(wrong("port_mappings", format!("more than {HOST_PORTS} host ports")));
+            }
+            None => parsed.push(mapping),
+        }
+    }
+    Ok(parsed)
+}
+
+fn port_mapping(mapping: v1::PortMapping) -> Parsed<PortMapping> {
+    let port = |field: &str, value: i32| match u16::try_from(value) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(wrong(field, format!("{value} is no port"))),
+    };
+    Ok(PortMapping {
+        host_port: port("port_mappings.host_port", mapping.host_port)?,
+        container_port: port("port_mappings.container_port", mapping.container_port)?,
+        protocol: match enum_value::<v1::Protocol>("port_mappings.protocol", mapping.protocol)? {
             v1::Protocol::Tcp => PortProtocol::Tcp,
             v1::Protocol::Udp => PortProtocol::Udp,
             v1::Protocol::Sctp => PortProtocol::Sctp,
-        };
-        let host_ip = match mapping.host_ip.as_str() {
-            "" => None,
-            ip => Some(
-                ip.parse()
-                    .map_err(|_| wrong("port_mappings.host_ip", format!("{ip:?} is no address")))?,
-            ),
-        };
-        // The kubelet also lists ports that are not mapped.
-        if host_port == 0 {
-            continue;
-        }
-        if container_port == 0 {
-            return Err(wrong("port_mappings.container_port", "0 is no port"));
-        }
-        parsed.push(PortMapping {
-            protocol,
-            container_port,
-            host_port,
-            host_ip,
-        });
+        },
+        host_ip: host_ip(&mapping.host_ip)?,
+    })
+}
+
+fn host_ip(asked: &str) -> Parsed<Option<IpAddr>> {
+    let refused = |why: &str| wrong("port_mappings.host_ip", format!("{} {why}", spec::excerpt(asked)));
+    if asked.is_empty() {
+        return Ok(None);
     }
-    Ok(parsed)
+    let ip: IpAddr = asked.parse().map_err(|_| refused("is no address"))?;
+    match ip.to_canonical() {
+        ip if ip.is_multicast() => Err(refused("is no node's address")),
+        // Linux has route_localnet for IPv4 alone.
+        IpAddr::V6(ip) if ip.is_loopback() => Err(refused("leads nowhere: Linux keeps it on the loopback interface")),
+        ip => Ok(Some(ip)),
+    }
 }
 
 /// Only what a namespace of the pod holds: on the host's namespaces these would be settings of the host.
@@ -189,7 +212,36 @@ mod tests {
         refused(port(70_000, 80), "host_port");
         refused(port(-1, 80), "host_port");
         refused(port(80, 0), "container_port");
+        refused(port(80, 70_000), "container_port");
         assert!(port(0, 80).unwrap().port_mappings.is_empty(), "not mapped");
+    }
+
+    fn mapped(to: &[(&str, i32, i32)]) -> crate::service::parse::Parsed<crate::model::SandboxPlan> {
+        parsed_pod(|pod| {
+            let mapping = |(host_ip, host_port, container_port): &(&str, i32, i32)| v1::PortMapping {
+                host_ip: (*host_ip).to_owned(),
+                host_port: *host_port,
+                container_port: *container_port,
+                ..Default::default()
+            };
+            pod.port_mappings = to.iter().map(mapping).collect();
+        })
+    }
+
+    #[test]
+    fn a_host_port_is_asked_for_once_and_on_an_address_that_can_be() {
+        let ports = |to: &[(&str, i32, i32)]| mapped(to).unwrap().port_mappings.len();
+        assert_eq!(ports(&[("", 80, 8080), ("", 80, 8080)]), 1);
+        assert_eq!(ports(&[("127.0.0.1", 80, 8080), ("10.0.0.1", 80, 8081)]), 2);
+        refused(mapped(&[("", 80, 8080), ("", 80, 8081)]), "same port");
+        refused(mapped(&[("", 80, 8080), ("127.0.0.1", 80, 8080)]), "same port");
+        refused(mapped(&[("::1", 80, 8080)]), "loopback");
+        refused(mapped(&[("224.0.0.1", 80, 8080)]), "host_ip");
+        refused(mapped(&[("localhost", 80, 8080)]), "host_ip");
+        let many: Vec<_> = (1..=4097).map(|port| ("", port, 80)).collect();
+        refused(mapped(&many), "more than 4096");
+        let v4 = mapped(&[("::ffff:10.0.0.1", 80, 8080)]).unwrap();
+        assert_eq!(v4.port_mappings[0].host_ip, Some([10, 0, 0, 1].into()));
     }
 
     #[test]

@@ -200,6 +200,11 @@ mod tests {
             ..Default::default()
         };
         refused(in_a_pod_of_its_own(ipc), "namespace_options.ipc");
+        let pid = v1::NamespaceOption {
+            pid: node,
+            ..Default::default()
+        };
+        refused(in_a_pod_of_its_own(pid), "namespace_options.pid");
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! The daemon and its service manager: the socket that outlives a restart, and who may not take it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use e2e::service_host::UNIT;
+use e2e::{Client, ServiceHost, eventually};
+
+/// No systemd, no test: the reason has been said.
+macro_rules! host {
+    ($configuration:expr) => {
+        match ServiceHost::start($configuration).await.unwrap() {
+            Some(host) => host,
+            None => return,
+        }
+    };
+}
+
+const RESTARTS: usize = 3;
+/// Clients with a connection for each call, beside one that keeps its connection.
+const CALLERS: usize = 4;
+
+/// What callers saw.
+#[derive(Default)]
+struct Calls {
+    over: AtomicBool,
+    answered: AtomicU32,
+}
+
+/// Calls until it is over, at the end of which every call must have been answered. Gives the longest wait.
+async fn call_all_the_time(socket: PathBuf, calls: Arc<Calls>, kept: Option<Client>) -> anyhow::Result<Duration> {
+    let mut longest = Duration::ZERO;
+    while !calls.over.load(Ordering::SeqCst) {
+        let began = Instant::now();
+        let client = match &kept {
+            Some(client) => client.clone(),
+            None => Client::connect(&socket).await?,
+        };
+        client.version().await?;
+        longest = longest.max(began.elapsed());
+        calls.answered.fetch_add(1, Ordering::SeqCst);
+    }
+    Ok(longest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_is_refused_while_the_daemon_is_restarted() {
+    let host = host!("");
+    let pod = host.running_pod("/kubepods/pod1").await.unwrap();
+    let calls = Arc::new(Calls::default());
+    let callers: Vec<_> = (0..=CALLERS)
+        .map(|n| {
+            let kept = (n == 0).then(|| host.client.clone());
+            tokio::spawn(call_all_the_time(host.socket(), calls.clone(), kept))
+        })
+        .collect();
+    let first = host.main_pid().unwrap();
+    for _ in 0..RESTARTS {
+        let before = calls.answered.load(Ordering::SeqCst);
+        host.host.run("systemctl", &["restart", UNIT]).unwrap();
+        eventually("calls are answered again", || {
+            Ok(calls.answered.load(Ordering::SeqCst) > before + CALLERS as u32)
+        })
+        .await
+        .unwrap();
+    }
+    calls.over.store(true, Ordering::SeqCst);
+    let mut longest = Duration::ZERO;
+    for caller in callers {
+        let waited = caller.await.unwrap();
+        longest = longest.max(waited.unwrap_or_else(|error| panic!("{error:#}\n{}", host.journal().unwrap())));
+    }
+    assert_ne!(host.main_pid().unwrap(), first);
+    println!(
+        "{RESTARTS} restarts: {} calls answered, none refused; the longest waited {longest:?}",
+        calls.answered.load(Ordering::SeqCst)
+    );
+    assert!(host.client.pod_status(&pod.id).await.is_ok());
+    host.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_started_by_hand_names_the_one_that_runs_and_leaves_it_alone() {
+    let host = host!("");
+    let running = host.main_pid().unwrap();
+    let second = host.host.command("crio-manager").output().unwrap();
+    assert!(!second.status.success());
+    let complaint = String::from_utf8_lossy(&second.stderr);
+    let named = format!("belongs to the daemon with pid {running}");
+    assert!(complaint.contains(&named), "{complaint}");
+
+    // With directories of its own it comes as far as the socket.
+    let elsewhere = ["--root", "/var/lib/second", "--runroot", "/run/second"];
+    let elsewhere = [&elsewhere[..], &["--config-dir", "/etc/second"]].concat();
+    let alone = "[crio_manager]\nstate_dir = \"/var/lib/second-state\"\n[crio.runtime]\ndefault_runtime = \"runc\"\n";
+    fs::create_dir_all(host.host.inside("/etc/second")).unwrap();
+    fs::write(host.host.inside("/etc/second/second.conf"), alone).unwrap();
+    let third = host.host.command("crio-manager").args(elsewhere).output().unwrap();
+    assert!(!third.status.success());
+    let complaint = String::from_utf8_lossy(&third.stderr);
+    assert!(
+        complaint.contains("another daemon answers on it: process 1 (systemd)"),
+        "{complaint}"
+    );
+
+    assert_eq!(host.main_pid().unwrap(), running);
+    host.client.version().await.unwrap();
+    Client::connect(&host.socket()).await.unwrap().version().await.unwrap();
+    host.finish().await.unwrap();
+}
+
+/// And who calls meanwhile is answered when the configuration is right again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_is_not_the_configured_one_is_named() {
+    let host = host!("");
+    host.configure("50-listen.conf", "[crio.api]\nlisten = \"/run/crio/other.sock\"\n")
+        .unwrap();
+    assert!(host.host.run("systemctl", &["restart", UNIT]).is_err());
+    let complaint = "socket /run/crio/other.sock: the service manager handed over /run/crio/crio.sock";
+    eventually("the daemon says why it does not start", || {
+        Ok(host.journal()?.contains(complaint))
+    })
+    .await
+    .unwrap();
+    let waiting = Client::connect(&host.socket()).await.unwrap();
+    let answer = tokio::spawn(async move { waiting.version().await.map(drop) });
+    fs::remove_file(host.host.inside("/etc/crio/crio.conf.d/50-listen.conf")).unwrap();
+    answer.await.unwrap().unwrap();
+    host.finish().await.unwrap();
+}
