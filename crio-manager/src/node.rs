@@ -9,6 +9,7 @@ use crate::drivers::cgroup::cgroupfs::Cgroupfs;
 use crate::drivers::cgroup::systemd::{Systemd, delegated};
 use crate::drivers::child;
 use crate::drivers::clock::HostClock;
+use crate::drivers::fd_store::FdStore;
 use crate::drivers::host::Host;
 use crate::drivers::image::{ImageStore, ImageStoreConfig, PullFiles};
 use crate::drivers::monitor::ConmonRs;
@@ -46,6 +47,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +103,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
-    let (drivers, images) = drivers(&config).await?;
+    let (drivers, images) = drivers(&config, handed.kept).await?;
     let lifecycle = Lifecycle::new(drivers, spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
@@ -301,7 +303,7 @@ fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
+async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
@@ -335,7 +337,9 @@ async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
     let drivers = Drivers {
         runtime,
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
-        process: Arc::new(HostProcesses),
+        process: Arc::new(HostProcesses {
+            store: systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, kept))),
+        }),
         cgroup: cgroups(config)?,
         namespaces: Arc::new(
             Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?).context("namespaces_dir")?,

@@ -3,7 +3,7 @@
 //!
 //! Source: sd_listen_fds(3), sd_notify(3), systemd.service(5) `Type=notify` and `WatchdogSec=`.
 
-use crate::drivers::readiness;
+use crate::drivers::{fd_store, readiness};
 use crate::lifecycle::{Lifecycle, Look};
 use crate::service::local;
 use anyhow::Context as _;
@@ -32,16 +32,25 @@ const PINGS_PER_WATCHDOG: u32 = 3;
 pub struct HandedOver {
     /// What its socket unit listens on.
     pub sockets: Vec<OwnedFd>,
+    /// What an earlier daemon had it keep, by name.
+    pub kept: Vec<(String, OwnedFd)>,
 }
 
 impl HandedOver {
     /// Takes it, once, before this process opens anything itself. Errors: the environment contradicts itself.
     pub fn take() -> anyhow::Result<Self> {
         let handed = readiness::handed_over().context("LISTEN_FDS: what the service manager hands over")?;
+        let (kept, sockets): (Vec<_>, Vec<_>) = handed.into_iter().partition(|(name, _)| fd_store::is_ours(name));
         Ok(Self {
-            sockets: handed.into_iter().map(|(_, socket)| socket).collect(),
+            sockets: sockets.into_iter().map(|(_, socket)| socket).collect(),
+            kept,
         })
     }
+}
+
+/// Where the service manager listens to us, where there is one.
+pub fn notify_socket() -> Option<PathBuf> {
+    std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from)
 }
 
 /// Sends a message. The socket's queue may be full: whoever calls this must be able to wait.

@@ -1,4 +1,4 @@
-//! The daemon and its service manager: the socket that outlives a restart, and who may not take it.
+//! The daemon and its service manager: what outlives a restart, what the journal has, what is restarted.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::service_host::UNIT;
-use e2e::{Client, ServiceHost, eventually};
+use e2e::{Client, RunningPod, ServiceHost, eventually};
 
 /// No systemd, no test: the reason has been said.
 macro_rules! host {
@@ -129,5 +129,106 @@ async fn a_socket_that_is_not_the_configured_one_is_named() {
     let answer = tokio::spawn(async move { waiting.version().await.map(drop) });
     fs::remove_file(host.host.inside("/etc/crio/crio.conf.d/50-listen.conf")).unwrap();
     answer.await.unwrap().unwrap();
+    host.finish().await.unwrap();
+}
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A container that ends with 41 when it is asked to, with its first process, and its monitor; it is ready to be asked.
+async fn ready_to_end(host: &ServiceHost, pod: &RunningPod) -> (String, String, String) {
+    let script = "trap 'exit 41' TERM; echo ready; while :; do sleep 0.05; done";
+    let id = pod.sh("c", script).await.unwrap();
+    let log = host.host.inside(&pod.config.log_directory).join("c.log");
+    eventually("the trap is set", || {
+        Ok(fs::read_to_string(&log).is_ok_and(|log| log.contains("ready")))
+    })
+    .await
+    .unwrap();
+    let process = host.client.pid(&id).await.unwrap().to_string();
+    let monitor = host.host.run("pgrep", &["-x", "conmon-rs"]).unwrap().trim().to_owned();
+    (id, process, monitor)
+}
+
+/// How many descriptors systemd keeps for the daemon.
+fn stored(host: &ServiceHost) -> anyhow::Result<String> {
+    host.property(UNIT, "NFileDescriptorStore")
+}
+
+/// Linux 6.15 and later tell how a process ended that somebody else has reaped.
+fn kernel_tells() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.trim().parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
+
+#[tokio::test]
+async fn an_exit_that_nobody_saw_is_asked_of_the_kernel() {
+    let mut host = host!("");
+    if !kernel_tells() {
+        return eprintln!("SKIPPED: this kernel is older than 6.15 and forgets how a process ended");
+    }
+    let pod = host.running_pod("/kubepods/pod1").await.unwrap();
+    let (id, process, monitor) = ready_to_end(&host, &pod).await;
+    eventually("both pidfds are stored", || Ok(stored(&host)? == "2"))
+        .await
+        .unwrap();
+
+    // The next daemon waits at the gate while both die.
+    let gate = host.host.inside("/run/gate");
+    fs::write(&gate, "").unwrap();
+    let waits = "[Service]\nExecStartPre=/bin/sh -c 'while [ -e /run/gate ]; do sleep 0.05; done'\n";
+    host.override_unit("gate.conf", waits).unwrap();
+    host.host.run("kill", &["-KILL", &host.main_pid().unwrap()]).unwrap();
+    eventually("the daemon is down", || {
+        Ok(host.property(UNIT, "SubState")? == "start-pre")
+    })
+    .await
+    .unwrap();
+    assert_eq!(stored(&host).unwrap(), "2");
+    host.host.run("kill", &["-KILL", &monitor]).unwrap();
+    host.host.run("kill", &["-TERM", &process]).unwrap();
+    let proc = host.host.inside("/proc");
+    eventually("both are gone and reaped", || {
+        Ok(!proc.join(&monitor).exists() && !proc.join(&process).exists())
+    })
+    .await
+    .unwrap();
+    fs::remove_file(gate).unwrap();
+
+    host.reconnect().await.unwrap();
+    let status = host.client.exited(&id, SOON).await.unwrap();
+    assert_eq!(status.exit_code, 41, "{status:?}\n{}", host.journal().unwrap());
+    eventually("nothing is stored of what has ended", || Ok(stored(&host)? == "0"))
+        .await
+        .unwrap();
+    host.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_frozen_daemon_is_restarted_and_loses_no_container() {
+    let mut host = host!("");
+    host.override_unit("watchdog.conf", "[Service]\nWatchdogSec=3\n")
+        .unwrap();
+    host.restart().await.unwrap();
+    let pod = host.running_pod("/kubepods/pod1").await.unwrap();
+    let (id, process, monitor) = ready_to_end(&host, &pod).await;
+    let frozen = host.main_pid().unwrap();
+    host.host.run("kill", &["-STOP", &frozen]).unwrap();
+    eventually("another daemon runs", || {
+        Ok(!["0", &frozen].contains(&host.main_pid()?.as_str()))
+    })
+    .await
+    .unwrap();
+    host.reconnect().await.unwrap();
+    assert_eq!(host.client.pid(&id).await.unwrap().to_string(), process);
+    host.client.stop(&id, 30).await.unwrap();
+    assert_eq!(host.client.status(&id).await.unwrap().exit_code, 41);
+    eventually("its monitor has ended", || {
+        Ok(!host.host.inside("/proc").join(&monitor).exists())
+    })
+    .await
+    .unwrap();
     host.finish().await.unwrap();
 }

@@ -6,6 +6,7 @@ pub mod child;
 pub mod clock;
 #[cfg(test)]
 pub mod fake;
+pub mod fd_store;
 pub mod host;
 pub mod image;
 pub mod monitor;
