@@ -11,7 +11,8 @@
 //! - `model`: the nouns, their states and what may change those; pure
 //! - `spec`: decisions → OCI runtime spec; pure
 //! - `config`: files, environment and flags → one checked configuration
-//! - `cli`: the command line; `status`: asks a daemon what it has and does; `logging`: the daemon's own log
+//! - `cli`: the command line; `status`: asks a daemon what it has and does
+//! - `logging`: the daemon's own log; `journal`: as entries of systemd's journal
 //! - `node`: builds the drivers from the configuration, hands them to the rooms, serves until SIGTERM
 //! - `systemd`: what the service manager is told; `reload`: what SIGHUP changes
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
@@ -20,6 +21,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod drivers;
+pub mod journal;
 pub mod lifecycle;
 pub mod logging;
 pub mod model;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use e2e::service_host::UNIT;
 use e2e::{Client, RunningPod, ServiceHost, eventually};
+use serde_json::Value;
 
 /// No systemd, no test: the reason has been said.
 macro_rules! host {
@@ -230,5 +231,46 @@ async fn a_frozen_daemon_is_restarted_and_loses_no_container() {
     })
     .await
     .unwrap();
+    host.finish().await.unwrap();
+}
+
+/// The daemon's entries with this field.
+fn entries(host: &ServiceHost, field: &str) -> anyhow::Result<Vec<Value>> {
+    let found = host
+        .host
+        .run("journalctl", &["--no-pager", "-o", "json", "-u", UNIT, field])?;
+    Ok(found
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
+
+#[tokio::test]
+async fn the_journal_has_a_field_for_each_id_and_for_the_method() {
+    let host = host!("");
+    let pod = host.running_pod("/kubepods/pod1").await.unwrap();
+    let id = pod.sh("c", "sleep 1000").await.unwrap();
+    for (field, rpc) in [
+        (format!("CRIO_SANDBOX_ID={}", pod.id), "RunPodSandbox"),
+        (format!("CRIO_CONTAINER_ID={id}"), "CreateContainer"),
+    ] {
+        let answered = |entry: &Value| {
+            entry["CRIO_RPC"] == rpc
+                && entry["MESSAGE"]
+                    .as_str()
+                    .is_some_and(|text| text.starts_with("answered"))
+        };
+        eventually("the call is in the journal", || {
+            Ok(entries(&host, &field)?.iter().any(answered))
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{field}: {error}\n{}", host.journal().unwrap()));
+        let found = entries(&host, &field).unwrap();
+        let entry = found.iter().find(|entry| answered(entry)).unwrap();
+        assert_eq!(entry["SYSLOG_IDENTIFIER"], "crio-manager");
+        assert_eq!(entry["PRIORITY"], "7");
+        let text = entry["MESSAGE"].as_str().unwrap();
+        assert!(text.contains(&format!("rpc={rpc}")), "people read it too: {text}");
+    }
     host.finish().await.unwrap();
 }
