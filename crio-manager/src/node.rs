@@ -140,16 +140,17 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
             let _ = stopped.wait_for(|stop| *stop).await;
             tokio::time::sleep(GREETING).await;
         });
+    let (told_wrong, wrong) = tokio::sync::watch::channel(None);
     let signals = async {
-        systemd::ready(&lifecycle).await;
+        systemd::ready(&lifecycle, &wrong).await;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break info!("SIGTERM"),
                 _ = interrupt.recv() => break info!("SIGINT"),
                 _ = hangup.recv() => {
                     systemd::reloading().await;
-                    reload.run(&started_with, &lifecycle).await;
-                    systemd::ready(&lifecycle).await;
+                    told_wrong.send_replace(reload.run(&started_with, &lifecycle).await.err());
+                    systemd::ready(&lifecycle, &wrong).await;
                 }
             }
         }
@@ -161,7 +162,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     };
     let told = async {
         tokio::join!(
-            systemd::keep_status(lifecycle.clone()),
+            systemd::keep_status(lifecycle.clone(), wrong.clone()),
             systemd::keep_watchdog(config.api.listen.clone())
         );
     };

@@ -274,3 +274,28 @@ async fn the_journal_has_a_field_for_each_id_and_for_the_method() {
     }
     host.finish().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_reload_with_an_error_is_shown_by_systemctl_until_one_goes_well() {
+    let host = host!("");
+    let status = || host.property(UNIT, "StatusText");
+    host.configure("50-broken.conf", "[crio.runtime]\npids_limit = = 5\n")
+        .unwrap();
+    host.host.run("systemctl", &["reload", UNIT]).unwrap();
+    eventually("the status says which file and line", || {
+        let status = status()?;
+        Ok(status.starts_with("0 pods, 0 containers; ") && status.contains("50-broken.conf:2"))
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}: {}", status().unwrap()));
+    let journal = host.journal().unwrap();
+    assert!(journal.contains("the one before stays in force"), "{journal}");
+    host.client.version().await.unwrap();
+
+    fs::remove_file(host.host.inside("/etc/crio/crio.conf.d/50-broken.conf")).unwrap();
+    host.host.run("systemctl", &["reload", UNIT]).unwrap();
+    eventually("the status is in order", || Ok(status()? == "0 pods, 0 containers"))
+        .await
+        .unwrap();
+    host.finish().await.unwrap();
+}
