@@ -27,7 +27,7 @@ use crate::model::record::Handler;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
-use crate::service::listener::{self, CallSpans};
+use crate::service::listener::{self, CallSpans, SocketFile};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
 use crate::spec::process::{EnvVar, Rlimit};
@@ -65,9 +65,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long verbs under way may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a client that was accepted just before the stop has to say its first words: a connection that ends before
-/// them is a refused call.
-const GREETING: Duration = Duration::from_millis(100);
+/// How long a client that was accepted just before the stop has to say its first words, where the socket goes on without
+/// us: a connection that ends before them is a refused call.
+const GREETING: Duration = Duration::from_millis(500);
 
 /// How long work that blocks may take to end after that.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
@@ -122,6 +122,10 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
+    let greeting = match socket.file {
+        SocketFile::HandedOver => GREETING,
+        SocketFile::Made(..) => Duration::ZERO,
+    };
     // Whoever comes after the stop is not accepted: on a socket that was handed over the next daemon does that.
     let connections = UnixListenerStream::new(socket.listener)
         .take_until(async move {
@@ -138,7 +142,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
         .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))
         .serve_with_incoming_shutdown(connections, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
-            tokio::time::sleep(GREETING).await;
+            tokio::time::sleep(greeting).await;
         });
     let (told_wrong, wrong) = tokio::sync::watch::channel(None);
     let signals = async {
