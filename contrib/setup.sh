@@ -140,4 +140,5 @@ fetch_busybox busybox target/busybox-shared
 fetch_stream_clients
 install_rust
 tests/hosts/tree.sh bookworm || say "no test host with systemd: its tests will say that they are skipped"
+tests/hosts/tree.sh trixie || say "no criu that works: tests of checkpoints will say that they are skipped"
 say "done"

@@ -90,6 +90,11 @@ pub struct RuntimeConfig {
     pub seccomp_profile: Option<PathBuf>,
     pub read_only: bool,
     pub no_pivot: bool,
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    pub hooks_dir: Vec<PathBuf>,
+    /// `None`: the system's two.
+    pub default_mounts_file: Option<PathBuf>,
+    pub enable_criu_support: bool,
 }
 
 /// `[crio.runtime.runtimes.NAME]`
@@ -197,6 +202,10 @@ impl Default for Config {
                 seccomp_profile: None,
                 read_only: false,
                 no_pivot: false,
+                cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+                hooks_dir: vec!["/usr/share/containers/oci/hooks.d".into()],
+                default_mounts_file: None,
+                enable_criu_support: true,
             },
             runtimes: BTreeMap::new(),
             image: ImageConfig {

@@ -3,6 +3,7 @@
 use crate::config::{
     self, CgroupManager, Config, EnvVariable, Limit, MonitorCgroup, RuntimeHandler, ShortNameMode, Ulimit,
 };
+use crate::drivers::additions::NodeFiles;
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
@@ -18,7 +19,7 @@ use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
 use crate::drivers::process::HostProcesses;
 use crate::drivers::record_file::make_private_dir;
-use crate::drivers::runtime::CommandLine;
+use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
@@ -252,6 +253,9 @@ async fn streaming_server(config: &Config) -> anyhow::Result<Server> {
 /// Where the field's tools look for a signature policy.
 const SYSTEM_POLICY: &str = "/etc/containers/policy.json";
 
+/// The lists of default mounts that every container engine reads: the administrator's, and the distribution's.
+const SYSTEM_MOUNTS: [&str; 2] = ["/etc/containers/mounts.conf", "/usr/share/containers/mounts.conf"];
+
 /// The image store's part of the configuration.
 pub fn image_store_config(config: &Config) -> ImageStoreConfig {
     ImageStoreConfig {
@@ -312,10 +316,13 @@ async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> anyhow::Resul
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
-    let runtime = Arc::new(CommandLine::new(
-        handlers(config),
-        config.runtime.default_runtime.clone(),
-    ));
+    let criu = if config.runtime.enable_criu_support {
+        Criu::Allowed
+    } else {
+        Criu::SwitchedOff
+    };
+    let runtime = CommandLine::new(handlers(config), config.runtime.default_runtime.clone());
+    let runtime = Arc::new(runtime.with_criu(criu));
     // The first answers are there before the first Status.
     runtime.probe().await;
     let monitor = ConmonRs {
@@ -351,8 +358,10 @@ async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> anyhow::Resul
         ),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
+        checkpoint: Arc::new(images.clone()),
         bundle: Arc::new(BundleDirs::open(run.clone()).context("bundles")?),
         host: Arc::new(Host),
+        additions: Arc::new(NodeFiles::default()),
         store: Arc::new(records),
         clock: Arc::new(HostClock::new().context("boot id")?),
     };
@@ -461,6 +470,12 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
             config::ImageVolumes::Mkdir => ImageVolumes::MadeInRootfs,
             config::ImageVolumes::Bind => ImageVolumes::Bound,
             config::ImageVolumes::Ignore => ImageVolumes::Ignored,
+        },
+        cdi_spec_dirs: config.runtime.cdi_spec_dirs.clone(),
+        hooks_dirs: config.runtime.hooks_dir.clone(),
+        default_mounts_files: match &config.runtime.default_mounts_file {
+            Some(file) => vec![file.clone()],
+            None => SYSTEM_MOUNTS.map(Into::into).to_vec(),
         },
         // Bind mounts of a symlink's place are refused by some runtimes.
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),

@@ -193,6 +193,59 @@ fn a_restart_disturbs_no_mount_and_keeps_its_layers() {
 }
 
 #[test]
+fn an_image_that_is_a_volume_stays_until_its_container_goes() {
+    if !in_own_mount_namespace("an_image_that_is_a_volume_stays_until_its_container_goes") {
+        return;
+    }
+    run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().to_owned();
+        let store = store_in(&root, &[]).await;
+        let base = TestImage::new(&[(tar_of(&[("base", "")]), Form::Plain)]);
+        let base = load(&store, &base, Some("r.example/base:1")).await;
+        let image = load(&store, &whiteout_image(), Some("r.example/app:1")).await;
+        assert!(matches!(
+            store.mount_volume(&container(1), 0, &image, "").await,
+            Err(Error::NoRootfs(_))
+        ));
+        store.mount_rootfs(&container(1), &base).await.unwrap();
+        let all = store.mount_volume(&container(1), 0, &image, "").await.unwrap();
+        let part = store.mount_volume(&container(1), 7, &image, "/dir").await.unwrap();
+        assert_eq!(store.mount_volume(&container(1), 0, &image, "").await.unwrap(), all);
+        assert_eq!(mounts_below(&root).len(), 3);
+        assert!(!all.join("gone").exists() && part.join("new").is_file());
+        assert!(fs::write(all.join("keep"), "").is_err(), "it is read-only");
+
+        store.remove("r.example/app:1", |_| false).await.unwrap();
+        assert!(matches!(
+            store.mount_volume(&container(1), 1, &image, "").await,
+            Err(Error::NoSuchImage(_))
+        ));
+        assert_eq!(layer_count(&root), 3, "what is mounted stays");
+        store.shutdown().await;
+        drop(store);
+        let store = store_in(&root, &[]).await;
+        assert_eq!((layer_count(&root), mounts_below(&root).len()), (3, 3));
+        assert_eq!(fs::read_to_string(all.join("changed")).unwrap(), "2");
+        store.mount_rootfs(&container(1), &base).await.unwrap();
+        store.shutdown().await;
+        drop(store);
+
+        // A record that is lost costs nothing: the mounts tell what they lie on.
+        fs::remove_file(root.join("containers").join(container(1)).join("rootfs.json")).unwrap();
+        let store = store_in(&root, &[]).await;
+        assert_eq!(layer_count(&root), 3);
+        store.unmount_rootfs(&container(1)).await.unwrap();
+        assert!(mounts_below(&root).is_empty());
+        store.shutdown().await;
+        drop(store);
+        let _store = store_in(&root, &[]).await;
+        assert_eq!(layer_count(&root), 1, "that of the base");
+        assert_eq!(leftovers(&root), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
 fn an_unmount_accepts_what_is_half_made_and_never_leaves_its_mount() {
     if !in_own_mount_namespace("an_unmount_accepts_what_is_half_made_and_never_leaves_its_mount") {
         return;

@@ -474,6 +474,7 @@ impl Host {
             resources: Resources::default(),
             cgroups_path: format!("/spec-runs-{}", self.id()),
             annotations: AnnotationRequest::default(),
+            additions: Default::default(),
         }
     }
 

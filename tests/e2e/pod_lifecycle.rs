@@ -21,7 +21,6 @@ run_on!(runc:
     a_pod_is_placed_in_the_cgroup_that_its_client_asks_for,
     sysctls_of_the_pod_are_set,
     the_node_says_who_it_is_and_that_it_is_ready,
-    what_is_not_there_yet_is_refused_by_name,
 );
 
 async fn a_pod_is_ready_until_it_is_stopped_and_listed_until_it_is_removed(node: &mut Node) -> anyhow::Result<()> {
@@ -286,18 +285,5 @@ async fn the_node_says_who_it_is_and_that_it_is_ready(node: &mut Node) -> anyhow
         }),
     };
     node.client.runtime.clone().update_runtime_config(update).await?;
-    Ok(())
-}
-
-async fn what_is_not_there_yet_is_refused_by_name(node: &mut Node) -> anyhow::Result<()> {
-    let error = node
-        .client
-        .runtime
-        .clone()
-        .checkpoint_container(CheckpointContainerRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(error.code(), Code::Unimplemented);
-    assert!(error.message().contains("CheckpointContainer"), "{}", error.message());
     Ok(())
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 
-pub use client::{Client, RunningPod, container, refused, sh};
+pub use client::{Client, RunningPod, container, image_spec, refused, sh};
 pub use image::TestImage;
 pub use node::{Node, Runtime, Setup};
 pub use service_host::ServiceHost;

@@ -6,7 +6,10 @@ cd "$(dirname "$0")/../.."
 suite=${1:?the Debian release, bookworm for one}
 tree=target/hosts/$suite
 
-packages=systemd,systemd-sysv,dbus,runc,crun,containernetworking-plugins,iptables,nftables,iproute2,procps,util-linux,kmod
+case $suite in
+trixie) packages=criu,libcriu2,runc,crun,iptables,nftables,iproute2 ;; # what checkpoints containers, and what criu runs
+*) packages=systemd,systemd-sysv,dbus,runc,crun,containernetworking-plugins,iptables,nftables,iproute2,procps,util-linux,kmod ;;
+esac
 
 say() { echo "hosts: $*"; }
 fail() { echo "hosts: $*" >&2; exit 1; }

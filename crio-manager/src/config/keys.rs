@@ -142,11 +142,14 @@ pub static TABLES: [(&str, &str); 6] = [
 
 /// The keys that a reload (SIGHUP) changes; all others, and the handlers, need a restart. Whatever is here reaches the
 /// daemon in `reload`.
-static LIVE: [(&str, &str); 11] = [
+static LIVE: [(&str, &str); 14] = [
     ("crio.runtime", "add_inheritable_capabilities"),
+    ("crio.runtime", "cdi_spec_dirs"),
     ("crio.runtime", "default_capabilities"),
     ("crio.runtime", "default_env"),
+    ("crio.runtime", "default_mounts_file"),
     ("crio.runtime", "default_ulimits"),
+    ("crio.runtime", "hooks_dir"),
     ("crio.runtime", "log_level"),
     ("crio.runtime", "pids_limit"),
     ("crio.runtime", "read_only"),
@@ -156,7 +159,7 @@ static LIVE: [(&str, &str); 11] = [
     ("crio_manager", "pause_path"),
 ];
 
-pub static KEYS: [Key; 49] = [
+pub static KEYS: [Key; 53] = [
     key!(
         "crio",
         "root",
@@ -330,6 +333,30 @@ pub static KEYS: [Key; 49] = [
         "no_pivot",
         runtime.no_pivot,
         "Let the runtime use MS_MOVE where pivot_root can't be had, as on a ramdisk."
+    ),
+    key!(
+        "crio.runtime",
+        "cdi_spec_dirs",
+        runtime.cdi_spec_dirs,
+        "Where CDI files (*.json, *.yaml) describe devices; of two directories with the same device the later one wins. Read for each container that asks for one."
+    ),
+    key!(
+        "crio.runtime",
+        "hooks_dir",
+        runtime.hooks_dir,
+        "Where OCI hooks are configured (oci-hooks(5), 1.0.0): *.json by their names; a file in a later directory takes the place of one of the same name. Read for each container."
+    ),
+    key!(
+        "crio.runtime",
+        "default_mounts_file",
+        runtime.default_mounts_file,
+        "What is copied from the host into every container, a line each: SOURCE:PATH, or PATH for both. \"\" takes /etc/containers/mounts.conf and /usr/share/containers/mounts.conf."
+    ),
+    key!(
+        "crio.runtime",
+        "enable_criu_support",
+        runtime.enable_criu_support,
+        "Checkpoint containers, and make containers from checkpoints, where criu and the runtime can."
     ),
     key!(
         "crio.image",
@@ -533,14 +560,11 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "blockio_config_file",
             "blockio_reload",
             "rdt_config_file",
-            "cdi_spec_dirs",
             "irqbalance_config_file",
             "irqbalance_config_restore_file",
             "allowed_devices",
             "additional_devices",
             "device_ownership_from_security_context",
-            "hooks_dir",
-            "default_mounts_file",
             "log_filter",
             "log_to_journald",
             "bind_mount_prefix",
@@ -552,7 +576,6 @@ pub static NOT_USED: [(&str, &[&str]); 6] = [
             "shared_cpuset",
             "pinns_path",
             "absent_mount_sources_to_reject",
-            "enable_criu_support",
             "enable_pod_events",
             "hostnetwork_disable_selinux",
             "disable_hostport_mapping",

@@ -1,5 +1,6 @@
 //! Bundles of containers and the files of pods, below the run directory.
 
+use super::copy;
 use super::record_file::make_private_dir;
 use super::seams::{Bundles, DriverError, DriverResult, ErrorKind, Readers};
 use crate::model::record::SandboxFiles;
@@ -128,6 +129,19 @@ impl Bundles for BundleDirs {
             make_private_dir(&directory)?;
             std::fs::create_dir_all(&made)?;
             std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o755))
+        })
+        .await
+    }
+
+    async fn copy(&self, id: &ContainerId, below: &Path, source: &Path) -> DriverResult<()> {
+        let directory = self.path(id);
+        let (target, source) = (directory.join(below), source.to_owned());
+        blocking("copy", move || {
+            make_private_dir(&directory)?;
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            copy::copy(&source, &target)
         })
         .await
     }

@@ -5,6 +5,9 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use std::sync::OnceLock;
 use tokio::process::Command;
 
+/// Where an OCI runtime looks for programs, criu for one, unless its handler has another PATH.
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Soft and hard limit of open files as this daemon was given them.
 static GIVEN_OPEN_FILES: OnceLock<(rlim_t, rlim_t)> = OnceLock::new();
 

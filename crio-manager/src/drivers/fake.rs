@@ -78,6 +78,7 @@ struct State {
     sandboxes: BTreeMap<SandboxId, SandboxRecord>,
     containers: BTreeMap<ContainerId, ContainerRecord>,
     unreadable: BTreeSet<ContainerId>,
+    specs: BTreeMap<ContainerId, Vec<u8>>,
     processes: BTreeMap<u32, Arc<FakeProcess>>,
     exits: BTreeMap<String, Exit>,
     next_pid: u32,
@@ -133,8 +134,10 @@ impl FakeNode {
             namespaces: node(),
             network: node(),
             image: node(),
+            checkpoint: node(),
             bundle: node(),
             host: node(),
+            additions: node(),
             store: node(),
             clock: node(),
         }
@@ -370,6 +373,24 @@ impl OciRuntime for FakeNode {
             return Err(DriverError::new(ErrorKind::Failed, "device or resource busy"));
         }
         Ok(())
+    }
+
+    async fn can_checkpoint(&self, _: &Handler) -> DriverResult<()> {
+        Ok(())
+    }
+
+    async fn pause(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.make(format!("frozen {}", id.short()))
+    }
+
+    async fn resume(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("frozen {}", id.short()))
+    }
+
+    async fn checkpoint(&self, _: &Handler, _: &ContainerId, _: &CheckpointPlace) -> DriverResult<()> {
+        self.enter("write down the processes").await;
+        self.make("a dump")?;
+        self.release("a dump")
     }
 
     async fn delete(&self, _: &Handler, id: &ContainerId) -> DriverResult<()> {

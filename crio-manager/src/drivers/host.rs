@@ -95,27 +95,29 @@ impl HostFiles for Host {
     }
 
     async fn read(&self, path: &Path, limit: u64) -> DriverResult<Vec<u8>> {
-        blocking(path, move |path| {
-            // Opening a FIFO would wait for its other end.
-            let file = std::fs::OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_NONBLOCK)
-                .open(path)?;
-            if !file.metadata()?.is_file() {
-                return Err(std::io::Error::new(IoErrorKind::InvalidInput, "not a regular file"));
-            }
-            let mut content = Vec::new();
-            file.take(limit + 1).read_to_end(&mut content)?;
-            if content.len() as u64 > limit {
-                return Err(std::io::Error::new(
-                    IoErrorKind::InvalidInput,
-                    format!("larger than {limit} bytes"),
-                ));
-            }
-            Ok(content)
-        })
-        .await
+        blocking(path, move |path| read_regular(path, limit)).await
     }
+}
+
+/// A regular file, at most `limit` bytes.
+pub(super) fn read_regular(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    // Opening a FIFO would wait for its other end.
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::new(IoErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(limit + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit {
+        return Err(std::io::Error::new(
+            IoErrorKind::InvalidInput,
+            format!("larger than {limit} bytes"),
+        ));
+    }
+    Ok(content)
 }
 
 /// The device node at a path, symlinks not followed; `None` for anything else, and for what has just gone.

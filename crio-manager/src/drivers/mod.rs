@@ -1,9 +1,11 @@
 //! One seam per outside thing. No driver calls another one through its seam.
 
+pub mod additions;
 pub mod bundle;
 pub mod cgroup;
 pub mod child;
 pub mod clock;
+mod copy;
 #[cfg(test)]
 pub mod fake;
 pub mod fd_store;

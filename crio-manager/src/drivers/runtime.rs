@@ -1,11 +1,13 @@
 //! The OCI runtime's command line: runc, crun and whoever speaks it. Create and exec are the monitor's.
 
+mod checkpoint;
 mod words;
 
+pub use checkpoint::with_words_of_criu;
 pub use words::words;
 
 use super::process;
-use super::seams::{DriverError, DriverResult, ErrorKind, Features, HandlerHealth, OciRuntime};
+use super::seams::{CheckpointPlace, DriverError, DriverResult, ErrorKind, Features, HandlerHealth, OciRuntime};
 use crate::model::record::Handler;
 use crate::model::{ContainerId, ProcessId, Timestamp};
 use async_trait::async_trait;
@@ -36,7 +38,17 @@ const OUTPUT_BYTES: u64 = 64 * 1024;
 pub struct CommandLine {
     handlers: BTreeMap<String, Handler>,
     default: String,
+    criu: Criu,
     health: RwLock<Vec<HandlerHealth>>,
+}
+
+/// Whether criu may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Criu {
+    /// Where it works.
+    Allowed,
+    /// The configuration says no.
+    SwitchedOff,
 }
 
 impl CommandLine {
@@ -45,8 +57,14 @@ impl CommandLine {
         Self {
             handlers,
             default,
+            criu: Criu::Allowed,
             health: RwLock::default(),
         }
+    }
+
+    /// The same, with or without criu.
+    pub fn with_criu(self, criu: Criu) -> Self {
+        Self { criu, ..self }
     }
 
     /// Asks every runtime for its version and its features, and remembers the answer for `health`.
@@ -118,6 +136,24 @@ impl OciRuntime for CommandLine {
         Ok(())
     }
 
+    async fn can_checkpoint(&self, handler: &Handler) -> DriverResult<()> {
+        checkpoint::possible(handler, self.criu).await
+    }
+
+    async fn pause(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
+        run(handler, &["pause", id.as_str()], COMMAND_LIMIT).await?;
+        Ok(())
+    }
+
+    async fn resume(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
+        run(handler, &["resume", id.as_str()], COMMAND_LIMIT).await?;
+        Ok(())
+    }
+
+    async fn checkpoint(&self, handler: &Handler, id: &ContainerId, place: &CheckpointPlace) -> DriverResult<()> {
+        checkpoint::checkpoint(handler, id, place).await
+    }
+
     async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()> {
         if !handler.root.join(id.as_str()).exists() {
             return Ok(());
@@ -186,19 +222,31 @@ fn memory_file(content: &[u8]) -> std::io::Result<std::fs::File> {
 /// The same with a standard input.
 async fn run_reading(handler: &Handler, arguments: &[&str], stdin: Stdio, limit: Duration) -> DriverResult<String> {
     let what = format!("{} {}", handler.name, arguments.first().unwrap_or(&""));
+    let mut command = runtime(handler);
+    command.args(arguments).stdin(stdin);
+    output_of(&what, command, limit).await
+}
+
+/// The runtime, with its own options.
+fn runtime(handler: &Handler) -> Command {
     let mut command = Command::new(&handler.path);
     command
         .args([OsStr::new("--root"), handler.root.as_os_str()])
-        .args(handler.systemd_cgroup.then_some("--systemd-cgroup"))
-        .args(arguments)
-        .stdin(stdin)
+        .args(handler.systemd_cgroup.then_some("--systemd-cgroup"));
+    command
+}
+
+/// Runs a command as [`run`] does.
+async fn output_of(what: &str, mut command: Command, limit: Duration) -> DriverResult<String> {
+    command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
     super::child::hides_the_service_manager(&mut command);
     super::child::dies_with_us(&mut command);
-    let mut child = command.spawn().map_err(|error| missing(&handler.path, &error))?;
+    let program = std::path::PathBuf::from(command.as_std().get_program());
+    let mut child = command.spawn().map_err(|error| missing(&program, &error))?;
     let group = child
         .id()
         .and_then(|pid| i32::try_from(pid).ok())
@@ -229,7 +277,7 @@ async fn run_reading(handler: &Handler, arguments: &[&str], stdin: Stdio, limit:
         let _ = timeout(LATE_OUTPUT_LIMIT, &mut read).await;
     }
     drop(read);
-    let status = status.map_err(|error| DriverError::io(&what, &error))?;
+    let status = status.map_err(|error| DriverError::io(what, &error))?;
     if status.success() {
         return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }
@@ -262,7 +310,7 @@ async fn read_some(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    fn handler(script: &str, directory: &std::path::Path) -> Handler {
+    pub(super) fn handler(script: &str, directory: &std::path::Path) -> Handler {
         use std::os::unix::fs::PermissionsExt;
         let path = directory.join("runtime");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();

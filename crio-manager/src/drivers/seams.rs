@@ -5,9 +5,13 @@
 
 use crate::drivers::cgroup::{Counters, Usage};
 use crate::drivers::image::PullRequest;
-use crate::model::container::Resources;
+use crate::model::cdi::CdiName;
+use crate::model::container::{ImageMount, Resources};
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
+use crate::spec::ContainerPath;
+use crate::spec::cdi::Edits;
+use crate::spec::hooks::HookFile;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -49,6 +53,8 @@ pub enum ErrorKind {
     Exhausted,
     /// Something still uses it.
     InUse,
+    /// This node cannot do it, whatever the request.
+    Unsupported,
     /// Anything else.
     Failed,
 }
@@ -114,10 +120,14 @@ pub struct Drivers {
     pub network: Arc<dyn PodNetworks>,
     /// Images and root file systems.
     pub image: Arc<dyn Images>,
+    /// Checkpoints of containers.
+    pub checkpoint: Arc<dyn Checkpoints>,
     /// Bundles and the files of pods.
     pub bundle: Arc<dyn Bundles>,
     /// Files of the host that requests name.
     pub host: Arc<dyn HostFiles>,
+    /// Files of the node that add to containers.
+    pub additions: Arc<dyn NodeAdditions>,
     /// Durable records.
     pub store: Arc<dyn Records>,
     /// Time and chance.
@@ -135,6 +145,18 @@ pub trait OciRuntime: Send + Sync {
 
     /// Changes the limits of a container that stands; `resources_json` is OCI's `LinuxResources`.
     async fn update(&self, handler: &Handler, id: &ContainerId, resources_json: Vec<u8>) -> DriverResult<()>;
+
+    /// Whether containers of this handler can be checkpointed and restored here; `Unsupported`, with the reason, if not.
+    async fn can_checkpoint(&self, handler: &Handler) -> DriverResult<()>;
+
+    /// Freezes all its processes.
+    async fn pause(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()>;
+
+    /// Lets them go on.
+    async fn resume(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()>;
+
+    /// Writes down the processes of a container, which go on afterwards as they were: running, or frozen.
+    async fn checkpoint(&self, handler: &Handler, id: &ContainerId, place: &CheckpointPlace) -> DriverResult<()>;
 
     /// Deletes it with force; `Ok` when the runtime knows nothing of it.
     async fn delete(&self, handler: &Handler, id: &ContainerId) -> DriverResult<()>;
@@ -193,6 +215,8 @@ pub struct MonitorLaunch {
     pub leave_stdin_open: bool,
     /// The monitor's cgroup.
     pub entrance: Entrance,
+    /// criu's images: the container is made from them, and runs at once.
+    pub restore: Option<PathBuf>,
 }
 
 /// A container that stands: its first process, waiting to be started, and its monitor.
@@ -510,7 +534,10 @@ pub trait Images: Send + Sync {
     /// Mounts a root file system of the image for the container; its path.
     async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf>;
 
-    /// Unmounts and removes it.
+    /// Mounts an image read-only beside the root file system, as the container's volume of this number.
+    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage>;
+
+    /// Unmounts and removes it, and the images that are the container's volumes.
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()>;
 
     /// A small regular file of the root file system; `None` when there is none. Never leaves the root.
@@ -542,6 +569,69 @@ pub trait Images: Send + Sync {
 
     /// What a container's writable layer takes: a walk, as long as it has files. `NotFound` when there is none.
     async fn layer_usage(&self, id: &ContainerId) -> DriverResult<LayerUsage>;
+}
+
+/// Checkpoints of containers: what their processes are, and what they have changed in their root file system.
+#[async_trait]
+pub trait Checkpoints: Send + Sync {
+    /// Makes an empty place for this container's checkpoint, beside its writable layer: it goes with its root file system.
+    async fn make_place(&self, id: &ContainerId) -> DriverResult<CheckpointPlace>;
+
+    /// The place, if there is one.
+    fn place(&self, id: &ContainerId) -> Option<CheckpointPlace>;
+
+    /// Removes it; `Ok` when there is none.
+    async fn remove_place(&self, id: &ContainerId) -> DriverResult<()>;
+
+    /// Writes what is in the place and what the container has changed in its root file system as an archive: whole,
+    /// or not at all. Nobody may change the root file system meanwhile.
+    async fn export(&self, id: &ContainerId, export: CheckpointExport) -> DriverResult<()>;
+
+    /// What an archive says of its container. `Invalid` when it is none.
+    async fn inspect(&self, archive: &Path) -> DriverResult<CheckpointHead>;
+
+    /// Unpacks an archive: the processes into the container's place, the changes into its mounted root file system.
+    async fn import(&self, id: &ContainerId, archive: &Path, rootfs: &Path) -> DriverResult<CheckpointPlace>;
+}
+
+/// Where the checkpoint of a container is made, or lies unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointPlace {
+    /// The processes, as criu writes them.
+    pub images: PathBuf,
+    /// criu's log and statistics.
+    pub work: PathBuf,
+}
+
+/// What goes into an archive beside the processes and the changes, and where that is put.
+#[derive(Debug)]
+pub struct CheckpointExport {
+    /// Files of the archive, by name.
+    pub documents: Vec<(&'static str, Vec<u8>)>,
+    /// Bind mounts: where from, and where in the container.
+    pub binds: Vec<(PathBuf, String)>,
+    /// The archive, absolute.
+    pub location: PathBuf,
+    /// After this it is not put there any more.
+    pub until: std::time::Instant,
+}
+
+/// What an archive says of its container; untrusted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointHead {
+    /// Names of its image, the most exact one first.
+    pub images: Vec<String>,
+    /// Where in it something is mounted.
+    pub mounts: Vec<String>,
+}
+
+/// An image that is mounted as a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountedImage {
+    /// Its id.
+    pub image_id: String,
+    /// What of it is to be seen, without links on the way.
+    pub path: PathBuf,
 }
 
 /// A file system.
@@ -642,6 +732,9 @@ pub trait Bundles: Send + Sync {
     /// Makes an empty directory of the bundle that every user of the container may read; makes the bundle.
     async fn make_dir(&self, id: &ContainerId, below: &Path) -> DriverResult<()>;
 
+    /// Copies a file or a directory of the host into the bundle, links followed; makes the bundle.
+    async fn copy(&self, id: &ContainerId, below: &Path, source: &Path) -> DriverResult<()>;
+
     /// Reads config.json back.
     async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>>;
 
@@ -672,6 +765,20 @@ pub trait HostFiles: Send + Sync {
 
     /// A regular file, at most `limit` bytes: a seccomp profile.
     async fn read(&self, path: &Path, limit: u64) -> DriverResult<Vec<u8>>;
+}
+
+/// Files of the node that add to containers. Each call has them as they are now.
+#[async_trait]
+pub trait NodeAdditions: Send + Sync {
+    /// What the CDI files in these directories say of the devices; what is in a later directory wins.
+    async fn cdi(&self, directories: &[PathBuf], devices: &[CdiName]) -> DriverResult<Edits>;
+
+    /// The hooks in these directories in the order of their names; what is in a later directory takes the place of a file
+    /// of the same name.
+    async fn hooks(&self, directories: &[PathBuf]) -> DriverResult<Vec<HookFile>>;
+
+    /// What these files want mounted into every container, of what is there: where from, and where to.
+    async fn default_mounts(&self, files: &[PathBuf]) -> DriverResult<Vec<(PathBuf, ContainerPath)>>;
 }
 
 /// A device node of the host.

@@ -8,8 +8,8 @@ use crate::model::record::{
     ContainerFacts, ContainerRecord, Handler, MonitoredProcess, PodResources, Progress, SandboxFacts, SandboxRecord,
 };
 use crate::model::{
-    CgroupPath, ContainerEvent, ContainerPlan, ContainerState, Refused, SandboxEvent, SandboxPlan, SandboxState,
-    Timestamp,
+    CgroupPath, ContainerEvent, ContainerPlan, ContainerState, ProcessId, Refused, SandboxEvent, SandboxPlan,
+    SandboxState, Timestamp,
 };
 use crate::model::{container, sandbox};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -157,8 +157,8 @@ pub struct ContainerCell {
     pub made_of: ContainerFacts,
     /// The boot it was made in.
     boot_id: String,
-    /// Its first process and its monitor, held so that neither can be mistaken for another.
-    pub held: Held,
+    /// Its processes; one from a checkpoint has none before its start.
+    processes: Mutex<MadeProcesses>,
     state: watch::Sender<ContainerState>,
     /// Orders start and remove. Held across awaits, as `written` is, and nothing else. A stop never takes it.
     pub operation: tokio::sync::Mutex<()>,
@@ -183,6 +183,15 @@ pub struct MeasuredLayer {
     pub usage: LayerUsage,
     /// When.
     pub at: Timestamp,
+}
+
+/// The processes that a container was made with.
+#[derive(Default)]
+struct MadeProcesses {
+    /// Its monitor.
+    monitor: Option<ProcessId>,
+    /// Both, held so that neither can be mistaken for another.
+    held: Held,
 }
 
 /// Holds on the processes of a container; `None` once gone.
@@ -215,6 +224,10 @@ impl ContainerCell {
         let (state, _) = watch::channel(facts.state.clone());
         Self {
             told: Mutex::new(Told::of(&facts.state)),
+            processes: Mutex::new(MadeProcesses {
+                monitor: facts.monitor,
+                held,
+            }),
             cpu: Mutex::new(Meter::new(plan.created_at)),
             layer: Mutex::default(),
             resources: Mutex::new(plan.resources.clone()),
@@ -223,7 +236,6 @@ impl ContainerCell {
             cgroup_parent,
             made_of: facts,
             boot_id,
-            held,
             state,
             operation: tokio::sync::Mutex::default(),
             written: tokio::sync::Mutex::default(),
@@ -253,6 +265,20 @@ impl ContainerCell {
                 }
             });
         outcome
+    }
+
+    /// The holds on its processes.
+    pub fn held(&self) -> Held {
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .held
+            .clone()
+    }
+
+    /// Notes the processes that a start from a checkpoint has made.
+    pub fn set_processes(&self, monitor: Option<ProcessId>, held: Held) {
+        *self.processes.lock().unwrap_or_else(PoisonError::into_inner) = MadeProcesses { monitor, held };
     }
 
     /// CPU time used until then, in nanoseconds; what that is a second of late.
@@ -302,6 +328,7 @@ impl ContainerCell {
             cgroup_parent: self.cgroup_parent.clone(),
             progress: Progress::Made(ContainerFacts {
                 state: self.state(),
+                monitor: self.processes.lock().unwrap_or_else(PoisonError::into_inner).monitor,
                 ..self.made_of.clone()
             }),
             boot_id: self.boot_id.clone(),

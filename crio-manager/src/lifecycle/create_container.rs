@@ -4,6 +4,7 @@ use super::Lifecycle;
 use super::cell::{ContainerCell, Held, SandboxCell};
 use super::error::{Error, InStep, Step, StepFailed};
 use super::events::What;
+use super::from_checkpoint::FromCheckpoint;
 use super::reap::HalfMade;
 use super::release;
 use super::under_way::{self, PATIENCE};
@@ -19,6 +20,19 @@ use std::sync::Arc;
 use tracing::info;
 
 const WHAT: &str = "create container";
+
+/// What a container is made from.
+struct MadeFrom {
+    image: ResolvedImage,
+    checkpoint: Option<FromCheckpoint>,
+}
+
+/// The processes of a container that was made just now.
+pub(super) struct MadeProcesses {
+    pub(super) process: ProcessId,
+    pub(super) monitor: Option<ProcessId>,
+    pub(super) held: Held,
+}
 
 impl Lifecycle {
     /// Creates a container, or leaves nothing of it behind. A retry gets the one that is there or on its way.
@@ -48,7 +62,18 @@ impl Lifecycle {
                 handler: sandbox.handler.name.clone(),
             });
         }
-        let image = d.image.resolve(&plan.image).step("resolve image").await?;
+        let checkpoint = self.named_checkpoint(sandbox, &plan).await?;
+        let (image, image_name) = match &checkpoint {
+            None => (
+                d.image.resolve(&plan.image).step("resolve image").await?,
+                plan.image.clone(),
+            ),
+            Some(checkpoint) => self.image_of(checkpoint).await?,
+        };
+        let plan = ContainerPlan {
+            image: image_name,
+            ..plan
+        };
         let mut undo = Undo::default();
         let record = ContainerRecord {
             plan,
@@ -57,7 +82,8 @@ impl Lifecycle {
             progress: Progress::Making,
             boot_id: d.clock.boot_id(),
         };
-        match self.container_steps(sandbox, &record, &image, &mut undo).await {
+        let made_from = MadeFrom { image, checkpoint };
+        match self.container_steps(sandbox, &record, &made_from, &mut undo).await {
             Ok((facts, held)) => {
                 let id = record.plan.id.clone();
                 let cell = Arc::new(ContainerCell::new(
@@ -84,15 +110,23 @@ impl Lifecycle {
         &self,
         sandbox: &SandboxCell,
         record: &ContainerRecord,
-        image: &ResolvedImage,
+        made_from: &MadeFrom,
         undo: &mut Undo,
     ) -> Result<(ContainerFacts, Held), StepFailed> {
         let d = self.drivers();
+        let MadeFrom { image, checkpoint } = made_from;
         let (plan, handler, parent) = (&record.plan, &record.handler, &record.cgroup_parent);
         d.store.save_container(record).step("record intent").await?;
 
         release::push_rootfs(undo, d, &plan.id);
         let rootfs = d.image.mount_rootfs(&plan.id, &image.id).step("mount rootfs").await?;
+
+        if let Some(checkpoint) = checkpoint {
+            d.checkpoint
+                .import(&plan.id, &checkpoint.archive, &rootfs)
+                .step("unpack checkpoint")
+                .await?;
+        }
 
         release::push_bundle(undo, d, &plan.id);
         let built = self.specify(sandbox, plan, image, &rootfs).await?;
@@ -105,6 +139,12 @@ impl Lifecycle {
         for directory in &built.volume_dirs {
             d.bundle.make_dir(&plan.id, directory).step("make image volume").await?;
         }
+        for (source, below) in &built.copies {
+            d.bundle
+                .copy(&plan.id, below, source)
+                .step("copy default mount")
+                .await?;
+        }
         for (name, content) in &built.files {
             d.bundle
                 .write(&plan.id, name, content, Readers::Everybody)
@@ -116,15 +156,80 @@ impl Lifecycle {
             .step("write bundle")
             .await?;
 
-        let log_path = self.prepare_log(sandbox, plan).await?;
+        let (state, monitor, held) = match checkpoint {
+            None => {
+                self.launch_created(sandbox, record, built.joined_pid_namespace, undo)
+                    .await?
+            }
+            Some(checkpoint) => {
+                checkpoint.check_mounts(&built.json)?;
+                if built.joined_pid_namespace.is_some() {
+                    let why = "a container that shares a PID namespace cannot be made from a checkpoint";
+                    return Err(DriverError::new(ErrorKind::Unsupported, why)).in_step("join the PID namespace");
+                }
+                release::push_process(undo, d, handler, parent, &plan.id);
+                (ContainerState::Checkpointed, None, Held::default())
+            }
+        };
+
+        let facts = ContainerFacts {
+            state,
+            monitor,
+            image_id: image.id.clone(),
+            image_ref: image.image_ref.clone(),
+            stop_signal: built.stop_signal,
+            user: built.user,
+            volume_images: built.volume_images,
+        };
+        let made = ContainerRecord {
+            progress: Progress::Made(facts.clone()),
+            ..record.clone()
+        };
+        d.store.save_container(&made).step("record container").await?;
+        Ok((facts, held))
+    }
+
+    /// The monitor has the OCI runtime make the container, whose first process waits for its start then.
+    async fn launch_created(
+        &self,
+        sandbox: &SandboxCell,
+        record: &ContainerRecord,
+        joined_pid_namespace: Option<ProcessId>,
+        undo: &mut Undo,
+    ) -> Result<(ContainerState, Option<ProcessId>, Held), StepFailed> {
+        let d = self.drivers();
+        let log_path = self.prepare_log(sandbox, &record.plan).await?;
         if let Some(log) = &log_path
             && !d.host.exists(log).await
         {
             let (host, log) = (d.host.clone(), log.clone());
             undo.push("remove log", async move { host.remove_file(&log).await });
         }
+        release::push_process(undo, d, &record.handler, &record.cgroup_parent, &record.plan.id);
+        let MadeProcesses { process, monitor, held } = self.launch(sandbox, record, log_path, None).await?;
+        if let Some(owner) = joined_pid_namespace {
+            // Its pid cannot have been another's if it is still there: what was joined was its namespace.
+            let still = hold(d, Some(owner)).in_step("look at the PID namespace")?;
+            let gone = DriverError::new(
+                ErrorKind::Failed,
+                "the process whose PID namespace was to be shared has ended",
+            );
+            still.ok_or(gone).in_step("join the PID namespace")?;
+        }
+        Ok((ContainerState::Created { process }, monitor, held))
+    }
 
-        release::push_process(undo, d, handler, parent, &plan.id);
+    /// Launches the monitor of a container, which has the OCI runtime make it; from criu's images, with the processes
+    /// that it had.
+    pub(super) async fn launch(
+        &self,
+        sandbox: &SandboxCell,
+        record: &ContainerRecord,
+        log_path: Option<PathBuf>,
+        restore: Option<PathBuf>,
+    ) -> Result<MadeProcesses, StepFailed> {
+        let d = self.drivers();
+        let (plan, handler, parent) = (&record.plan, &record.handler, &record.cgroup_parent);
         let launch = MonitorLaunch {
             id: plan.id.clone(),
             name: plan.metadata.name.clone(),
@@ -139,6 +244,7 @@ impl Lifecycle {
                 .entrance(&handler.monitor_cgroup(parent, &plan.id))
                 .step("make monitor cgroup")
                 .await?,
+            restore,
         };
         under_way::at("launch monitor");
         // A pod that is stopped meanwhile does not wait for a runtime that hangs: the undo ends it.
@@ -152,37 +258,18 @@ impl Lifecycle {
             process: hold(d, Some(process)).in_step("take hold of the process")?,
             monitor: hold(d, monitor).in_step("take hold of the monitor")?,
         };
-        if let Some(owner) = built.joined_pid_namespace {
-            // Its pid cannot have been another's if it is still there: what was joined was its namespace.
-            let still = hold(d, Some(owner)).in_step("look at the PID namespace")?;
-            let gone = DriverError::new(
-                ErrorKind::Failed,
-                "the process whose PID namespace was to be shared has ended",
-            );
-            still.ok_or(gone).in_step("join the PID namespace")?;
-        }
         if sandbox.state() == SandboxState::NotReady {
             return Err(DriverError::new(ErrorKind::Failed, "it was stopped meanwhile")).in_step("join the pod");
         }
-
-        let facts = ContainerFacts {
-            state: ContainerState::Created { process },
-            monitor,
-            image_id: image.id.clone(),
-            image_ref: image.image_ref.clone(),
-            stop_signal: built.stop_signal,
-            user: built.user,
-        };
-        let made = ContainerRecord {
-            progress: Progress::Made(facts.clone()),
-            ..record.clone()
-        };
-        d.store.save_container(&made).step("record container").await?;
-        Ok((facts, held))
+        Ok(MadeProcesses { process, monitor, held })
     }
 
     /// The container's log file, its directory made and found to be the pod's: symlinks must not lead elsewhere.
-    async fn prepare_log(&self, sandbox: &SandboxCell, plan: &ContainerPlan) -> Result<Option<PathBuf>, StepFailed> {
+    pub(super) async fn prepare_log(
+        &self,
+        sandbox: &SandboxCell,
+        plan: &ContainerPlan,
+    ) -> Result<Option<PathBuf>, StepFailed> {
         let (Some(log), Some(of_pod)) = (&plan.log_path, &sandbox.plan.log_directory) else {
             return Ok(None);
         };

@@ -153,6 +153,7 @@ impl Lifecycle {
             tty: false,
             stdin: false,
             leave_stdin_open: false,
+            restore: None,
             entrance: d
                 .cgroup
                 .entrance(&handler.monitor_cgroup(parent, &id))

@@ -112,6 +112,9 @@ fn left(leftovers: &[String]) -> String {
     }
 }
 
+/// The step of a creation in which an image is mounted as a volume; clients are told of its failures by name.
+pub const MOUNT_IMAGE: &str = "mount image volume";
+
 /// A failed step of a creation, on its way to `CreateFailed`.
 #[derive(Debug)]
 pub struct StepFailed {

@@ -88,7 +88,7 @@ impl Told {
     pub fn of(state: &ContainerState) -> Self {
         Self {
             starting: false,
-            started: !matches!(state, ContainerState::Created { .. }),
+            started: !matches!(state, ContainerState::Created { .. } | ContainerState::Checkpointed),
             stopped: state.is_exited(),
         }
     }
@@ -97,7 +97,7 @@ impl Told {
     fn news(&mut self, state: &ContainerState) -> Vec<What> {
         let mut news = Vec::new();
         let (has_started, has_ended) = match state {
-            ContainerState::Created { .. } => (false, false),
+            ContainerState::Created { .. } | ContainerState::Checkpointed => (false, false),
             ContainerState::Running { .. } => (true, false),
             ContainerState::Exited { started_at, .. } => (started_at.is_some(), true),
         };

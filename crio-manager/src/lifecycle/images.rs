@@ -21,12 +21,13 @@ impl Lifecycle {
             .await
     }
 
-    /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it.
+    /// Removes an image with all its names; `Ok` when there is none. Refused while a container is made of it or has it as a volume.
     pub async fn remove_image(&self, image: String) -> Result<(), Error> {
         let this = self.clone();
         let in_use = Box::new(move |id: &str| {
             let (_, containers) = this.registry().snapshot();
-            containers.iter().any(|cell| cell.made_of.image_id == id)
+            let mut made_of = containers.iter().map(|cell| &cell.made_of);
+            made_of.any(|facts| facts.image_id == id || facts.volume_images.values().any(|volume| volume == id))
         });
         self.one_step("remove image", PATIENCE, self.drivers().image.remove(&image, in_use))
             .await

@@ -83,7 +83,7 @@ impl Lifecycle {
         let started_at = match cell.state() {
             ContainerState::Created { .. } => None,
             ContainerState::Running { started_at, .. } => Some(started_at),
-            ContainerState::Exited { .. } => return None,
+            ContainerState::Checkpointed | ContainerState::Exited { .. } => return None,
         };
         let limits = cell.resources();
         Some(ContainerMetrics {

@@ -4,11 +4,13 @@
 //! in by one door, `observe`. State changes only in `model::*::apply`, through the cells, which `restore` fills at start.
 
 pub mod cell;
+mod checkpoint;
 mod create_container;
 mod create_sandbox;
 pub mod error;
 pub mod events;
 mod exec;
+mod from_checkpoint;
 pub mod health;
 mod images;
 mod log;

@@ -19,15 +19,16 @@ const LAST_WORD_WAIT: Duration = Duration::from_secs(20);
 impl Lifecycle {
     /// Watches a container until it has exited, in a task of its own.
     pub(super) fn observe_container(&self, cell: &Arc<ContainerCell>) {
-        if cell.state().is_exited() {
+        // Nothing to watch: it has ended, or has not begun.
+        if cell.state().process().is_none() {
             return;
         }
         let (this, cell) = (self.clone(), cell.clone());
-        cell.held.each(|process| process.keep());
+        cell.held().each(|process| process.keep());
         // Not one of the tracked tasks: it lasts as long as the container, and a restart takes it up again.
         tokio::spawn(async move {
             let bundle = this.drivers().bundle.path(&cell.plan.id);
-            let held = &cell.held;
+            let held = cell.held();
             let exit = this
                 .find_exit(&cell.plan.id, &bundle, held.process.as_deref(), held.monitor.as_deref())
                 .await;

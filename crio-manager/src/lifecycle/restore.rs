@@ -125,9 +125,17 @@ impl Lifecycle {
             };
             let started_at = match facts.state {
                 ContainerState::Running { started_at, .. } => Some(started_at),
-                ContainerState::Created { .. } | ContainerState::Exited { .. } => None,
+                ContainerState::Created { .. } | ContainerState::Checkpointed | ContainerState::Exited { .. } => None,
             };
             facts.state = ContainerState::Exited { exit, started_at };
+            changed = true;
+        } else if facts.state == ContainerState::Checkpointed && self.was_being_restored(&record).await {
+            let exit = Exit {
+                status: ExitStatus::Unknown("the daemon ended while it was made from its checkpoint".to_owned()),
+                oom_killed: false,
+                at: d.clock.now(),
+            };
+            facts.state = ContainerState::Exited { exit, started_at: None };
             changed = true;
         } else if let Some(process) = facts.state.process() {
             // The daemon may have died between the runtime's start and the record of it.
@@ -165,6 +173,7 @@ impl Lifecycle {
             self.save(&cell).await;
         }
         self.observe_container(&cell);
+        self.finish_checkpoint(&cell);
         self.registry().insert_container(cell);
     }
 

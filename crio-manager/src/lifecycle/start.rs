@@ -15,25 +15,35 @@ impl Lifecycle {
     /// container has exited with reason `StartError`.
     pub async fn start_container(&self, id: &str) -> Result<(), Error> {
         let (this, cell) = (self.clone(), self.registry().container(id)?);
-        self.run_to_end("start container", Some(PATIENCE), async move {
-            this.start_cell(&cell).await
-        })
+        let limit = match cell.state() {
+            ContainerState::Checkpointed => cell.handler.create_timeout.saturating_add(PATIENCE),
+            _ => PATIENCE,
+        };
+        self.run_to_end(
+            "start container",
+            Some(limit),
+            async move { this.start_cell(&cell).await },
+        )
         .await
     }
 
     async fn start_cell(&self, cell: &Arc<ContainerCell>) -> Result<(), Error> {
         under_way::at("wait for its other verbs");
         let _operation = cell.operation.lock().await;
-        let ContainerState::Created { process } = cell.state() else {
+        let state = cell.state();
+        let (ContainerState::Created { .. } | ContainerState::Checkpointed) = state else {
             return Err(Refused {
-                state: cell.state().word(),
+                state: state.word(),
                 event: "start",
             }
             .into());
         };
         under_way::at("start");
         self.begin_start(cell);
-        let outcome = self.start_process(cell, process).await;
+        let outcome = match state.process() {
+            Some(process) => self.start_process(cell, process).await,
+            None => self.start_from_checkpoint(cell).await,
+        };
         self.end_start(cell);
         outcome
     }

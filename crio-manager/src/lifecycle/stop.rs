@@ -64,6 +64,9 @@ impl Lifecycle {
             .room
             .verbs
             .enter(&UnderWay::at("stop container", "end its processes"));
+        if cell.state() == ContainerState::Checkpointed {
+            self.end_unrestored(&cell).await;
+        }
         if matches!(cell.state(), ContainerState::Running { .. }) {
             tokio::select! {
                 () = cell.exited() => {}
@@ -76,7 +79,7 @@ impl Lifecycle {
             if let Err(error) = self.drivers().cgroup.kill(&cgroup, KILL_WAIT).await {
                 warn!(container_id = %cell.plan.id, %error, "kill by cgroup, trying its first process alone");
             }
-            if let Some(process) = &cell.held.process
+            if let Some(process) = cell.held().process
                 && let Err(error) = process.signal(libc::SIGKILL)
             {
                 warn!(container_id = %cell.plan.id, %error, "kill its first process, ignoring");
@@ -157,7 +160,7 @@ impl Lifecycle {
 /// namespace it has lost the first one then. Never ends.
 async fn ask(cell: &ContainerCell) {
     let signal = cell.made_of.stop_signal;
-    let Some(process) = &cell.held.process else {
+    let Some(process) = cell.held().process else {
         return std::future::pending().await;
     };
     let handled = process.catches(signal);

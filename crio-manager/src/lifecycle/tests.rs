@@ -1,5 +1,6 @@
 //! The order of things, on a node in memory that fails where it is told to.
 
+mod checkpoint;
 mod hangs;
 mod stats;
 mod update;
@@ -79,6 +80,7 @@ pub(super) fn container_plan(number: u8, sandbox: &SandboxId) -> ContainerPlan {
         envs: Vec::new(),
         mounts: Vec::new(),
         devices: Vec::new(),
+        cdi_devices: Vec::new(),
         labels: Default::default(),
         annotations: Default::default(),
         log_path: None,
@@ -578,10 +580,7 @@ async fn holds_outlive_the_daemon_as_long_as_an_exit_is_not_noted() {
     let cell = running(&before).await;
     let kept = || node.kept.lock().unwrap().len();
     assert_eq!(kept(), 2, "of the container and of its monitor");
-    before
-        .stop_container(cell.plan.id.as_str(), Duration::ZERO)
-        .await
-        .unwrap();
+    before.stop_container(&cell, Duration::ZERO).await.unwrap();
     // Told after the exit is noted, by a task of its own.
     while kept() > 0 {
         tokio::task::yield_now().await;

@@ -1,5 +1,6 @@
 //! A container: what was asked, its state, and the events that change it.
 
+use super::cdi::CdiName;
 use super::name::{ContainerMetadata, ContainerName, Pairs, PodMetadata};
 use super::security::Security;
 use super::{ContainerId, Exit, ExitStatus, ProcessId, Refused, SandboxId, Timestamp};
@@ -33,6 +34,9 @@ pub struct ContainerPlan {
     pub mounts: Vec<MountPlan>,
     /// Devices of the host.
     pub devices: Vec<DevicePlan>,
+    /// Devices that files on the node describe, each once.
+    #[serde(default)]
+    pub cdi_devices: Vec<CdiName>,
     /// Labels, as sent.
     pub labels: Pairs,
     /// Annotations, as sent.
@@ -64,13 +68,14 @@ impl ContainerPlan {
     }
 }
 
-/// A bind mount into the container.
+/// A mount into the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPlan {
     /// Absolute path in the container.
     pub container_path: String,
-    /// Absolute path on the host.
-    pub host_path: PathBuf,
+    /// What appears there.
+    #[serde(flatten)]
+    pub source: MountSource,
     /// Not writable.
     pub readonly: bool,
     /// And neither is what is mounted beneath it.
@@ -80,6 +85,33 @@ pub struct MountPlan {
     pub propagation: Propagation,
     /// Relabel for SELinux.
     pub selinux_relabel: bool,
+}
+
+/// Where the files of a mount come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MountSource {
+    /// From the host.
+    Host {
+        /// Absolute path there.
+        host_path: PathBuf,
+    },
+    /// From an image: read-only and private.
+    Image {
+        /// Which.
+        image: ImageMount,
+    },
+}
+
+/// An image, or a part of one, as a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// As the request named it: an id, a tag or a digest.
+    pub image: String,
+    /// As the user named it, when the client says so.
+    pub user_specified_image: String,
+    /// A file or directory in it; empty for all of it.
+    pub sub_path: String,
 }
 
 /// Mount propagation. CRI `MountPropagation`.
@@ -170,6 +202,8 @@ impl Resources {
 ///   Created ─────┤                                    ▼
 ///      │         └──────────── StartFailed ────────▶ Exited
 ///      └── Started ──▶ Running ────── Exited ─────────▲
+///      ┌── Restored ──▶   │                           │
+///   Checkpointed ─────── Exited, StartFailed ─────────┘
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -179,6 +213,8 @@ pub enum ContainerState {
         /// That process.
         process: ProcessId,
     },
+    /// Unpacked from a checkpoint. It has no process: its start makes those that it had.
+    Checkpointed,
     /// Started.
     Running {
         /// Its first process.
@@ -203,6 +239,13 @@ pub enum ContainerEvent {
         /// When.
         at: Timestamp,
     },
+    /// The OCI runtime made its processes again.
+    Restored {
+        /// The first one.
+        process: ProcessId,
+        /// When.
+        at: Timestamp,
+    },
     /// The OCI runtime refused to start it.
     StartFailed {
         /// The runtime's words.
@@ -218,7 +261,7 @@ impl ContainerState {
     /// The state as a lower-case word.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Created { .. } => "created",
+            Self::Created { .. } | Self::Checkpointed => "created",
             Self::Running { .. } => "running",
             Self::Exited { .. } => "exited",
         }
@@ -228,7 +271,7 @@ impl ContainerState {
     pub fn process(&self) -> Option<ProcessId> {
         match self {
             Self::Created { process } | Self::Running { process, .. } => Some(*process),
-            Self::Exited { .. } => None,
+            Self::Checkpointed | Self::Exited { .. } => None,
         }
     }
 
@@ -246,7 +289,11 @@ pub fn apply(state: &ContainerState, event: ContainerEvent) -> Result<ContainerS
             process: *process,
             started_at: at,
         }),
-        (S::Created { .. }, E::StartFailed { why, at }) => Ok(S::Exited {
+        (S::Checkpointed, E::Restored { process, at }) => Ok(S::Running {
+            process,
+            started_at: at,
+        }),
+        (S::Created { .. } | S::Checkpointed, E::StartFailed { why, at }) => Ok(S::Exited {
             exit: Exit {
                 status: ExitStatus::StartFailed(why),
                 oom_killed: false,
@@ -254,14 +301,26 @@ pub fn apply(state: &ContainerState, event: ContainerEvent) -> Result<ContainerS
             },
             started_at: None,
         }),
-        (S::Created { .. }, E::Exited(exit)) => Ok(S::Exited { exit, started_at: None }),
+        (S::Created { .. } | S::Checkpointed, E::Exited(exit)) => Ok(S::Exited { exit, started_at: None }),
         (S::Running { started_at, .. }, E::Exited(exit)) => Ok(S::Exited {
             exit,
             started_at: Some(*started_at),
         }),
-        (S::Running { .. }, E::Started { .. }) => Err(Refused {
+        (S::Running { .. }, E::Started { .. } | E::Restored { .. }) => Err(Refused {
             state: "running",
             event: "start",
+        }),
+        (S::Checkpointed, E::Started { .. }) => Err(Refused {
+            state: "not made from its checkpoint yet",
+            event: "start",
+        }),
+        (S::Created { .. }, E::Restored { .. }) => Err(Refused {
+            state: "created",
+            event: "restore",
+        }),
+        (S::Exited { .. }, E::Restored { .. }) => Err(Refused {
+            state: "exited",
+            event: "restore",
         }),
         (S::Running { .. }, E::StartFailed { .. }) => Err(Refused {
             state: "running",
@@ -368,6 +427,18 @@ mod tests {
         assert_eq!((after.cpuset_cpus.as_str(), after.oom_score_adj), ("0", 5));
         assert_eq!(after.hugepage_limits, [("2MB".into(), 7), ("1GB".into(), 2)]);
         assert_eq!(after.unified.len(), 2);
+    }
+
+    #[test]
+    fn a_container_from_a_checkpoint_runs_from_its_restoring_on_unless_it_was_stopped_before() {
+        let at = Timestamp::from_nanos(4);
+        let restored = || ContainerEvent::Restored { process: process(), at };
+        let running = apply(&ContainerState::Checkpointed, restored()).unwrap();
+        assert_eq!(running.process(), Some(process()));
+        assert!(apply(&running, restored()).is_err());
+        assert!(apply(&ContainerState::Checkpointed, ContainerEvent::Started { at }).is_err());
+        let stopped = apply(&ContainerState::Checkpointed, ContainerEvent::Exited(exit(137, 3))).unwrap();
+        assert!(apply(&stopped, restored()).is_err());
     }
 
     #[test]

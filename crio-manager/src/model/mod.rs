@@ -1,5 +1,6 @@
 //! The nouns of a node: what was asked for, what state it is in, and what may change that. No I/O, no clock.
 
+pub mod cdi;
 pub mod cgroup;
 pub mod container;
 pub mod exit;

@@ -170,6 +170,9 @@ pub struct ContainerFacts {
     pub stop_signal: i32,
     /// The user it runs as.
     pub user: RunningUser,
+    /// The ids of the images that are its volumes, by the path in the container.
+    #[serde(default)]
+    pub volume_images: BTreeMap<String, String>,
 }
 
 /// Numbers of the user a container's first process runs as.

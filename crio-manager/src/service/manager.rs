@@ -52,7 +52,7 @@ impl cri::manager::v1::manager_server::Manager for Manager {
         }
         for container in containers {
             match container.state() {
-                ContainerState::Created { .. } => answer.containers_created += 1,
+                ContainerState::Created { .. } | ContainerState::Checkpointed => answer.containers_created += 1,
                 ContainerState::Running { .. } => answer.containers_running += 1,
                 ContainerState::Exited { .. } => answer.containers_exited += 1,
             }

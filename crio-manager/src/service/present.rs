@@ -2,7 +2,7 @@
 
 use crate::lifecycle::cell::{ContainerCell, SandboxCell};
 use crate::lifecycle::events::{Event, What};
-use crate::model::container::{MountPlan, Propagation, Resources};
+use crate::model::container::{MountPlan, MountSource, Propagation, Resources};
 use crate::model::name::{ContainerMetadata, Pairs, PodMetadata};
 use crate::model::security::{NamespaceMode, Namespaces};
 use crate::model::{ContainerState, SandboxState};
@@ -40,7 +40,7 @@ pub fn sandbox_state(state: SandboxState) -> i32 {
 /// CRI's number of a container's state.
 pub fn container_state(state: &ContainerState) -> i32 {
     match state {
-        ContainerState::Created { .. } => v1::ContainerState::ContainerCreated.into(),
+        ContainerState::Created { .. } | ContainerState::Checkpointed => v1::ContainerState::ContainerCreated.into(),
         ContainerState::Running { .. } => v1::ContainerState::ContainerRunning.into(),
         ContainerState::Exited { .. } => v1::ContainerState::ContainerExited.into(),
     }
@@ -148,7 +148,7 @@ fn container_status_in(cell: &ContainerCell, state: &ContainerState) -> v1::Cont
         image_ref: cell.made_of.image_ref.clone(),
         labels: map(&plan.labels),
         annotations: map(&plan.annotations),
-        mounts: plan.mounts.iter().map(mount).collect(),
+        mounts: plan.mounts.iter().map(|asked| mount(asked, cell)).collect(),
         log_path: plan
             .log_path
             .as_ref()
@@ -169,7 +169,7 @@ fn container_status_in(cell: &ContainerCell, state: &ContainerState) -> v1::Cont
         ..v1::ContainerStatus::default()
     };
     match state {
-        ContainerState::Created { .. } => {}
+        ContainerState::Created { .. } | ContainerState::Checkpointed => {}
         ContainerState::Running { started_at, .. } => status.started_at = started_at.nanos(),
         ContainerState::Exited { exit, started_at } => {
             // Never zero for what has exited, and never after the end.
@@ -207,10 +207,29 @@ pub fn event(event: &Event) -> v1::ContainerEventResponse {
     }
 }
 
-fn mount(mount: &MountPlan) -> v1::Mount {
+fn mount(mount: &MountPlan, cell: &ContainerCell) -> v1::Mount {
+    let (host_path, image, image_sub_path) = match &mount.source {
+        MountSource::Host { host_path } => (host_path.display().to_string(), None, String::new()),
+        MountSource::Image { image } => {
+            let spec = v1::ImageSpec {
+                image: image.image.clone(),
+                user_specified_image: image.user_specified_image.clone(),
+                image_ref: cell
+                    .made_of
+                    .volume_images
+                    .get(&mount.container_path)
+                    .cloned()
+                    .unwrap_or_default(),
+                ..v1::ImageSpec::default()
+            };
+            (String::new(), Some(spec), image.sub_path.clone())
+        }
+    };
     v1::Mount {
         container_path: mount.container_path.clone(),
-        host_path: mount.host_path.display().to_string(),
+        host_path,
+        image,
+        image_sub_path,
         readonly: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,

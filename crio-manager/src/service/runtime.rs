@@ -102,12 +102,6 @@ fn reply<T>(message: T) -> Reply<T> {
     Ok(Response::new(message))
 }
 
-fn later<T>(method: &str) -> Reply<T> {
-    Err(Status::unimplemented(format!(
-        "{method} is not implemented by this version"
-    )))
-}
-
 /// Names the object of this call in its span.
 fn note(field: &'static str, value: &str) {
     tracing::Span::current().record(field, value);
@@ -458,9 +452,13 @@ impl RuntimeService for Runtime {
 
     async fn checkpoint_container(
         &self,
-        _: Request<v1::CheckpointContainerRequest>,
+        request: Request<v1::CheckpointContainerRequest>,
     ) -> Reply<v1::CheckpointContainerResponse> {
-        later("CheckpointContainer")
+        let (id, location, limit) = parse::checkpoint_container(request.into_inner()).map_err(|wrong| *wrong)?;
+        note("container_id", &id);
+        let done = self.lifecycle.checkpoint_container(&id, location, limit).await;
+        done.map_err(status)?;
+        reply(v1::CheckpointContainerResponse {})
     }
 
     async fn list_metric_descriptors(

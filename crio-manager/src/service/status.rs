@@ -2,6 +2,7 @@
 
 use crate::drivers::seams::{DriverError, ErrorKind};
 use crate::lifecycle::Error;
+use crate::lifecycle::error::MOUNT_IMAGE;
 use tonic::{Code, Status};
 
 /// Longest message of a status, in bytes: gRPC carries it in a header.
@@ -33,7 +34,8 @@ pub fn status(error: Error) -> Status {
         tracing::Span::current().record("step", failed.step);
     }
     let message = match &error {
-        // The kubelet knows this one by its first word.
+        // The kubelet knows these by their first word.
+        Error::Create(failed) if failed.step == MOUNT_IMAGE => format!("ImageVolumeMountFailed: {error}"),
         Error::NoRecursiveReadOnly { .. } => format!("RROUnsupported: {error}"),
         _ => error.to_string(),
     };
@@ -64,7 +66,7 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Denied | ErrorKind::Untrusted => Code::PermissionDenied,
         ErrorKind::Exhausted => Code::ResourceExhausted,
-        ErrorKind::InUse => Code::FailedPrecondition,
+        ErrorKind::InUse | ErrorKind::Unsupported => Code::FailedPrecondition,
     }
 }
 

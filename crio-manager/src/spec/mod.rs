@@ -7,15 +7,19 @@
 //! - `security`: capabilities, labels, hidden paths; `seccomp`, `syscalls`: what it may ask of the kernel
 //! - `namespaces`, `sysctl`: what it shares, and the settings of what it does not
 //! - `mounts`, `devices`: what it sees; `path`: a path inside, checked once
+//! - `additions`, `cdi`, `hooks`: what files of the node add
 //! - `resources`: what it may use; `annotations`: what the OCI runtime is told besides
 //!
 //! Two kinds of values meet here. What the request says is policy. What the image says ([`ImageConfig`], and the
 //! account files in [`passwd::Accounts`]) comes from whoever built the image: it is read strictly, bounded, and only
 //! ever decides about the inside of its own container.
 
+pub mod additions;
 pub mod annotations;
+pub mod cdi;
 pub mod devices;
 mod error;
+pub mod hooks;
 pub mod mounts;
 pub mod namespaces;
 pub mod passwd;
@@ -38,6 +42,7 @@ pub use error::{EXCERPT_MAX_CHARS, SpecError};
 pub use path::{ContainerPath, PathFault};
 pub use process::exec_process;
 
+use additions::Additions;
 use annotations::AnnotationRequest;
 use devices::Device;
 use mounts::{Access, MountRequest};
@@ -74,6 +79,7 @@ pub struct SpecInput {
     /// In the syntax of the cgroup driver: `slice:prefix:name` or a path.
     pub cgroups_path: String,
     pub annotations: AnnotationRequest,
+    pub additions: Additions,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,7 +202,13 @@ pub fn build(input: &SpecInput) -> Result<Built, SpecError> {
     let (devices, device_rules) = devices::devices(&input.devices, security.privilege)?;
     let mut resources = resources::create(&input.resources, node, &mut adjustments)?;
     resources.set_devices(Some(device_rules));
-    let (mounts, root_propagation) = mounts::mounts(&input.mounts, security.privilege, &input.namespaces, node)?;
+    let (mounts, root_propagation) = mounts::mounts(
+        &input.mounts,
+        &input.additions.mounts,
+        security.privilege,
+        &input.namespaces,
+        node,
+    )?;
 
     let mut linux = Linux::default();
     linux
@@ -211,11 +223,13 @@ pub fn build(input: &SpecInput) -> Result<Built, SpecError> {
         .set_rootfs_propagation(root_propagation)
         .set_masked_paths(masked)
         .set_readonly_paths(readonly)
+        .set_intel_rdt(input.additions.intel_rdt.clone())
         .set_mount_label(mount_label);
 
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root(&input.rootfs)?))
+        .set_hooks(additions::hooks(&input.additions, &process))
         .set_process(Some(process))
         .set_hostname(namespaces::hostname(&input.hostname, &input.namespaces.uts)?)
         .set_mounts(Some(mounts))
@@ -329,6 +343,7 @@ pub(crate) mod tests {
             resources: Resources::default(),
             cgroups_path: "pod.slice:crio:c1".into(),
             annotations: AnnotationRequest::default(),
+            additions: Default::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is mounted inside the container, and in which order.
 //!
-//! Four sources, the stronger one keeping a place that two want: the request's mounts, our own files (resolv.conf,
+//! Five sources, the stronger one keeping a place that two want: what is added, the request's mounts, our own files (resolv.conf,
 //! hosts …), the standard ones (/proc, /sys, /dev …), directories for the image's volumes. All are then sorted by
 //! depth, so that no mount hides one beneath it.
 
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Mount as OciMount, MountBuilder};
 
+use super::additions::AddedMount;
 use super::error::{SpecError, excerpt, without_nul};
 use super::namespaces::{IdMappings, Namespaces, UserNamespace};
 use super::path::ContainerPath;
@@ -55,6 +56,8 @@ pub enum MountAccess {
     ReadOnly,
     /// Needs private propagation and a node that can do it.
     ReadOnlyRecursive,
+    /// Somebody's files: read-only, and without devices and set-user-ID programs.
+    ReadOnlyImage,
 }
 
 /// Whether mounts made on one side later are seen on the other.
@@ -100,13 +103,21 @@ impl Default for Shm {
 /// The mounts in order, and what the propagation of the root mount has to be for them.
 pub(super) fn mounts(
     request: &MountRequest,
+    added: &[AddedMount],
     privilege: Privilege,
     namespaces: &Namespaces,
     node: &Node,
 ) -> Result<(Vec<OciMount>, Option<String>), SpecError> {
     let mut placed = Placed::default();
     let mut root_propagation = None;
+    for mount in added {
+        placed.always(&mount.container_path, mount.to_oci())?;
+    }
+    let of_additions = placed.places();
     for mount in &request.mounts {
+        if of_additions.contains(&mount.container_path) {
+            continue;
+        }
         placed.always(&mount.container_path, bind(mount, node)?)?;
         root_propagation = root_propagation.max(needed_at_the_root(mount.propagation));
     }
@@ -224,9 +235,10 @@ fn bind(mount: &Mount, node: &Node) -> Result<OciMount, SpecError> {
         reason,
     };
     let access = match (mount.access, mount.propagation, node.recursive_read_only) {
-        (MountAccess::ReadWrite, _, _) => "rw",
-        (MountAccess::ReadOnly, _, _) => "ro",
-        (MountAccess::ReadOnlyRecursive, Propagation::Private, Support::Present) => "rro",
+        (MountAccess::ReadWrite, _, _) => &["rw"][..],
+        (MountAccess::ReadOnly, _, _) => &["ro"],
+        (MountAccess::ReadOnlyImage, _, _) => &["ro", "nosuid", "nodev"],
+        (MountAccess::ReadOnlyRecursive, Propagation::Private, Support::Present) => &["rro"],
         (MountAccess::ReadOnlyRecursive, Propagation::Private, Support::Absent) => {
             return Err(refused("recursive read-only mounts are not supported by this runtime"));
         }
@@ -239,7 +251,8 @@ fn bind(mount: &Mount, node: &Node) -> Result<OciMount, SpecError> {
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    let mut bound = bound(&mount.container_path, &mount.host_path, &["rbind", propagation, access])?;
+    let options = [&["rbind", propagation], access].concat();
+    let mut bound = bound(&mount.container_path, &mount.host_path, &options)?;
     if let Some(mappings) = &mount.id_mappings {
         if node.id_mapped_mounts == Support::Absent {
             return Err(refused("id-mapped mounts are not supported by this runtime"));
@@ -392,7 +405,7 @@ mod tests {
     }
 
     fn build(request: &MountRequest) -> Vec<OciMount> {
-        mounts(request, Privilege::Confined, &namespaces(), &node())
+        mounts(request, &[], Privilege::Confined, &namespaces(), &node())
             .expect("good")
             .0
     }
@@ -488,13 +501,14 @@ mod tests {
 
     #[test]
     fn access_and_propagation_become_options() {
-        use MountAccess::{ReadOnly, ReadOnlyRecursive, ReadWrite};
+        use MountAccess::{ReadOnly, ReadOnlyImage, ReadOnlyRecursive, ReadWrite};
         use Propagation::{Bidirectional, HostToContainer, Private};
         for (access, propagation, expected, at_the_root) in [
             (ReadWrite, Private, "rbind rprivate rw", None),
             (ReadOnly, HostToContainer, "rbind rslave ro", Some("rslave")),
             (ReadWrite, Bidirectional, "rbind rshared rw", Some("rshared")),
             (ReadOnlyRecursive, Private, "rbind rprivate rro", None),
+            (ReadOnlyImage, Private, "rbind rprivate ro nosuid nodev", None),
         ] {
             let request = MountRequest {
                 mounts: vec![Mount {
@@ -504,7 +518,7 @@ mod tests {
                 }],
                 ..MountRequest::default()
             };
-            let (mounts, root) = mounts(&request, Privilege::Confined, &namespaces(), &node()).expect("good");
+            let (mounts, root) = mounts(&request, &[], Privilege::Confined, &namespaces(), &node()).expect("good");
             assert_eq!(options(&mounts, "/a").join(" "), expected);
             assert_eq!(root.as_deref(), at_the_root);
         }
@@ -524,7 +538,7 @@ mod tests {
             mounts: both.to_vec(),
             ..MountRequest::default()
         };
-        let (_, root) = mounts(&request, Privilege::Confined, &namespaces(), &node()).expect("good");
+        let (_, root) = mounts(&request, &[], Privilege::Confined, &namespaces(), &node()).expect("good");
         assert_eq!(root.as_deref(), Some("rshared"));
     }
 
@@ -567,7 +581,7 @@ mod tests {
                 ..MountRequest::default()
             };
             assert!(
-                mounts(&request, Privilege::Confined, &namespaces(), &node).is_err(),
+                mounts(&request, &[], Privilege::Confined, &namespaces(), &node).is_err(),
                 "{mount:?}"
             );
         }
@@ -596,7 +610,7 @@ mod tests {
                 cgroup,
                 ..MountRequest::default()
             };
-            let (mounts, _) = mounts(&request, privilege, &namespaces(), &node()).expect("good");
+            let (mounts, _) = mounts(&request, &[], privilege, &namespaces(), &node()).expect("good");
             assert!(options(&mounts, "/sys").contains(&sys.to_owned()));
             assert!(options(&mounts, "/sys/fs/cgroup").contains(&groups.to_owned()));
         }
@@ -629,7 +643,7 @@ mod tests {
                 ..namespaces()
             };
             let (mounts, _) =
-                mounts(&MountRequest::default(), Privilege::Confined, &namespaces, &node()).expect("good");
+                mounts(&MountRequest::default(), &[], Privilege::Confined, &namespaces, &node()).expect("good");
             assert_eq!(options(&mounts, "/dev/pts").contains(&"gid=5".to_owned()), tty);
             let sys = mounts
                 .iter()

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
+use serde_json::json;
 
 use super::{Node, REGISTRY_PORT, daemon_command, find_program};
 use crate::client::{RunningPod, pod_security};
 use crate::eventually;
-use crate::image::{Blob, TestImage};
+use crate::image::{Blob, MANIFEST, TestImage};
 use crate::registry::{Access, Registry};
 
 impl Node {
@@ -141,6 +142,31 @@ impl Node {
         self.registry()?;
         let registry = self.registry.as_ref().context("no registry")?;
         registry.push(&self.namespaces, name, image)
+    }
+
+    /// Pushes an OCI artifact with a file for each title and content, and gives its reference.
+    pub fn pushed_artifact(&mut self, name: &str, files: &[(&str, &[u8])]) -> anyhow::Result<String> {
+        let (repository, tag) = name.split_once(':').context("a name with a tag is needed")?;
+        self.registry()?;
+        let registry = self.registry.as_ref().context("no registry")?;
+        let descriptor = |media_type: &str, blob: &Blob| json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.bytes.len() });
+        let config = Blob::new(b"{}".to_vec());
+        registry.push_blob(&self.namespaces, repository, &config)?;
+        let mut layers = Vec::new();
+        for (title, content) in files {
+            let blob = Blob::new(content.to_vec());
+            registry.push_blob(&self.namespaces, repository, &blob)?;
+            let mut layer = descriptor("application/octet-stream", &blob);
+            layer["annotations"] = json!({ "org.opencontainers.image.title": title });
+            layers.push(layer);
+        }
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.example.files",
+            "config": descriptor("application/vnd.oci.empty.v1+json", &config), "layers": layers,
+        });
+        let manifest = Blob::new(manifest.to_string().into_bytes());
+        registry.push_manifest(&self.namespaces, repository, tag, MANIFEST, &manifest)?;
+        Ok(format!("127.0.0.1:{REGISTRY_PORT}/{name}"))
     }
 
     /// Pushes a manifest alone, such as an index over images that are there.

@@ -3,8 +3,13 @@
 use super::FakeNode;
 use crate::drivers::image::PullRequest;
 use crate::drivers::seams::*;
+use crate::model::cdi::CdiName;
+use crate::model::container::ImageMount;
 use crate::model::record::{ContainerRecord, SandboxFiles, SandboxRecord};
 use crate::model::{ContainerId, SandboxId, SandboxPlan};
+use crate::spec::ContainerPath;
+use crate::spec::cdi::Edits;
+use crate::spec::hooks::HookFile;
 use async_trait::async_trait;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -29,8 +34,17 @@ impl Images for FakeNode {
         Ok("/rootfs".into())
     }
 
+    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage> {
+        self.make(format!("rootfs {}", id.short()))?;
+        Ok(MountedImage {
+            image_id: Images::resolve(self, &image.image).await?.id,
+            path: format!("/images/{number}").into(),
+        })
+    }
+
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {
         self.enter("unmount rootfs").await;
+        self.remove_place(id).await?;
         self.release(format!("rootfs {}", id.short()))
     }
 
@@ -91,6 +105,56 @@ impl Images for FakeNode {
 }
 
 #[async_trait]
+impl Checkpoints for FakeNode {
+    async fn make_place(&self, id: &ContainerId) -> DriverResult<CheckpointPlace> {
+        self.make(format!("checkpoint {}", id.short()))?;
+        Ok(place())
+    }
+
+    fn place(&self, id: &ContainerId) -> Option<CheckpointPlace> {
+        let held = format!("checkpoint {}", id.short());
+        self.state.lock().unwrap().held.contains(&held).then(place)
+    }
+
+    async fn remove_place(&self, id: &ContainerId) -> DriverResult<()> {
+        self.release(format!("checkpoint {}", id.short()))
+    }
+
+    async fn export(&self, _: &ContainerId, export: CheckpointExport) -> DriverResult<()> {
+        self.enter("write archive").await;
+        if std::time::Instant::now() >= export.until {
+            return Err(DriverError::new(ErrorKind::TimedOut, "the checkpoint took too long"));
+        }
+        // Whole, or not at all.
+        let archive = format!("archive {}", export.location.display());
+        self.make(archive.clone()).inspect_err(|_| {
+            self.state.lock().unwrap().held.remove(&archive);
+        })
+    }
+
+    async fn inspect(&self, archive: &Path) -> DriverResult<CheckpointHead> {
+        Ok(CheckpointHead {
+            images: vec!["sha256:1".to_owned()],
+            mounts: match archive.to_str() {
+                Some("/mounts.tar") => vec!["/data".to_owned(), "/etc/hosts".to_owned()],
+                _ => Vec::new(),
+            },
+        })
+    }
+
+    async fn import(&self, id: &ContainerId, _: &Path, _: &Path) -> DriverResult<CheckpointPlace> {
+        self.make_place(id).await
+    }
+}
+
+fn place() -> CheckpointPlace {
+    CheckpointPlace {
+        images: "/checkpoint/images".into(),
+        work: "/checkpoint/work".into(),
+    }
+}
+
+#[async_trait]
 impl Bundles for FakeNode {
     async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles> {
         self.make(format!("pod files {}", plan.id.short()))?;
@@ -114,8 +178,11 @@ impl Bundles for FakeNode {
         format!("/bundle/{id}").into()
     }
 
-    async fn write(&self, id: &ContainerId, _: &str, _: &[u8], _: Readers) -> DriverResult<PathBuf> {
+    async fn write(&self, id: &ContainerId, name: &str, content: &[u8], _: Readers) -> DriverResult<PathBuf> {
         self.make(format!("bundle {}", id.short()))?;
+        if name == "config.json" {
+            self.state.lock().unwrap().specs.insert(id.clone(), content.to_vec());
+        }
         Ok(self.path(id))
     }
 
@@ -123,8 +190,13 @@ impl Bundles for FakeNode {
         self.make(format!("bundle {}", id.short()))
     }
 
-    async fn read_spec(&self, _: &ContainerId) -> DriverResult<Vec<u8>> {
-        Err(DriverError::new(ErrorKind::NotFound, "the fake keeps no specs"))
+    async fn copy(&self, id: &ContainerId, _: &Path, _: &Path) -> DriverResult<()> {
+        self.make(format!("bundle {}", id.short()))
+    }
+
+    async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>> {
+        let spec = self.state.lock().unwrap().specs.get(id).cloned();
+        spec.ok_or_else(|| DriverError::new(ErrorKind::NotFound, "no spec"))
     }
 
     async fn make_infra_rootfs(&self, id: &SandboxId) -> DriverResult<PathBuf> {
@@ -161,6 +233,25 @@ impl HostFiles for FakeNode {
 
     async fn read(&self, path: &Path, _: u64) -> DriverResult<Vec<u8>> {
         Err(DriverError::new(ErrorKind::NotFound, path.display().to_string()))
+    }
+}
+
+#[async_trait]
+impl NodeAdditions for FakeNode {
+    async fn cdi(&self, _: &[PathBuf], devices: &[CdiName]) -> DriverResult<Edits> {
+        match devices.first() {
+            None => Ok(Edits::default()),
+            Some(device) => Err(DriverError::new(ErrorKind::Invalid, format!("no CDI device {device}"))),
+        }
+    }
+
+    async fn hooks(&self, _: &[PathBuf]) -> DriverResult<Vec<HookFile>> {
+        Ok(Vec::new())
+    }
+
+    async fn default_mounts(&self, files: &[PathBuf]) -> DriverResult<Vec<(PathBuf, ContainerPath)>> {
+        let path = ContainerPath::parse("/run/secrets").unwrap();
+        Ok(files.iter().map(|file| (file.clone(), path.clone())).collect())
     }
 }
 

@@ -34,7 +34,7 @@ impl State {
 
     pub(super) fn unused_layers(&self) -> Vec<DiffId> {
         let of_images = self.images.values().flat_map(|image| &image.layers);
-        let of_containers = self.rootfs.values().flat_map(|rootfs| &rootfs.layers);
+        let of_containers = self.rootfs.values().flat_map(|rootfs| rootfs.all_layers());
         let used: BTreeSet<&DiffId> = of_images.chain(of_containers).chain(self.leases.keys()).collect();
         self.layers
             .keys()
@@ -46,7 +46,10 @@ impl State {
     pub(super) fn forget_if_unused(&mut self, layer: &DiffId) -> Option<LayerSize> {
         let is_used = self.leases.contains_key(layer)
             || self.images.values().any(|image| image.layers.contains(layer))
-            || self.rootfs.values().any(|rootfs| rootfs.layers.contains(layer));
+            || self
+                .rootfs
+                .values()
+                .any(|rootfs| rootfs.all_layers().any(|other| other == layer));
         if is_used { None } else { self.layers.remove(layer) }
     }
 }
@@ -119,6 +122,7 @@ impl Image {
     pub(super) fn new(record: ImageRecord, config: ImageConfig) -> Self {
         Self {
             id: record.id,
+            kind: record.kind,
             tags: record.tags,
             digests: record.digests,
             size_bytes: record.size_bytes,
@@ -133,6 +137,7 @@ impl Image {
     pub(super) fn record(&self) -> ImageRecord {
         ImageRecord {
             id: self.id.clone(),
+            kind: self.kind,
             config: self.config_text.to_string(),
             layers: self.layers.clone(),
             tags: self.tags.clone(),

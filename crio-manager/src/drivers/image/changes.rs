@@ -2,9 +2,10 @@
 
 use super::config::ConfigDocument;
 use super::digest::{DiffId, ImageId};
+use super::layers::{LayerSize, LayerStore};
 use super::overlay::{self, ContainerRootfs, MountedRootfs};
 use super::store::ImageRecord;
-use super::{Error, Image, Node, Result};
+use super::{Error, Image, Limits, Node, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,6 +20,19 @@ impl Node {
     where
         B: std::io::Read + Send + 'static,
     {
+        self.ensure_layer_by(layer, fetch, |layers, layer, blob, limits| {
+            layers.add(layer, blob, limits)
+        })
+        .await
+    }
+
+    /// As [`Self::ensure_layer`]; `add` makes the layer of what was fetched.
+    pub(super) async fn ensure_layer_by<B: Send + 'static>(
+        self: &Arc<Self>,
+        layer: DiffId,
+        fetch: impl Future<Output = Result<B>>,
+        add: impl FnOnce(&LayerStore, &DiffId, B, &Limits) -> Result<LayerSize> + Send + 'static,
+    ) -> Result<()> {
         let lock = self.layer_locks.lock(layer.clone()).await;
         if self.state().layers.contains_key(&layer) {
             return Ok(());
@@ -28,7 +42,7 @@ impl Node {
         // The memory is told where the disk is written: an aborted wait must not part them.
         self.blocking("unpacking a layer", move |node| {
             let (_turn, _lock) = (turn, lock); // as long as it writes, though nobody may wait for it any more
-            let size = node.layers.add(&layer, blob, &node.limits)?;
+            let size = add(&node.layers, &layer, blob, &node.limits)?;
             node.state().layers.insert(layer, size);
             Ok(())
         })
@@ -57,6 +71,7 @@ impl Node {
                         .map(|l| l.bytes);
                     let record = ImageRecord {
                         id: id.clone(),
+                        kind: document.kind,
                         size_bytes: layer_bytes.sum::<u64>() + document.text.len() as u64,
                         config: document.text,
                         layers: document.layers,
@@ -168,6 +183,7 @@ impl Node {
                 container: container.clone(),
                 image: Some(image),
                 layers,
+                volumes: existing.map(|rootfs| rootfs.volumes.clone()).unwrap_or_default(),
             };
             state.rootfs.insert(container.clone(), rootfs.clone());
             rootfs
@@ -189,16 +205,17 @@ impl Node {
 
     pub(super) async fn unmount_rootfs(self: &Arc<Self>, container: String) -> Result<()> {
         let lock = self.container_locks.lock(container.clone()).await;
-        let image_is_gone = self
+        let an_image_is_gone = self
             .blocking("unmounting a root file system", move |node| {
                 let _lock = lock;
                 node.overlays.unmount(&container)?;
                 let mut state = node.state();
-                let image = state.rootfs.remove(&container).and_then(|rootfs| rootfs.image);
-                Ok(image.is_some_and(|image| !state.images.contains_key(&image)))
+                let removed = state.rootfs.remove(&container);
+                let images = removed.iter().flat_map(ContainerRootfs::images);
+                Ok(images.into_iter().any(|image| !state.images.contains_key(image)))
             })
             .await?;
-        if image_is_gone {
+        if an_image_is_gone {
             self.remove_unused_layers().await?;
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use super::digest::{DiffId, Digest, ImageId};
 use super::error::{Error, Result};
@@ -54,6 +54,18 @@ pub struct ConfigDocument {
     pub text: String,
     pub config: ImageConfig,
     pub layers: Vec<DiffId>,
+    pub kind: Kind,
+}
+
+/// What an image is good for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Containers, and volumes of them.
+    #[default]
+    Image,
+    /// Volumes alone: it is files, and its document is a manifest.
+    Artifact,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +159,7 @@ impl ConfigDocument {
             text,
             config,
             layers,
+            kind: Kind::Image,
         })
     }
 }

@@ -20,6 +20,8 @@ pub enum Error {
     AmbiguousId { prefix: String },
     #[error("no image {0:?} on this node")]
     NoSuchImage(String),
+    #[error("{0} is an artifact: files for a volume, and no image for a container")]
+    OnlyAVolume(ImageId),
     #[error("image {0} is in use")]
     InUse(ImageId),
 
@@ -115,6 +117,8 @@ pub enum Error {
         mounted: ImageId,
         wanted: ImageId,
     },
+    #[error("container {0} has no root file system yet")]
+    NoRootfs(String),
     #[error("{0} is still mounted")]
     StillMounted(PathBuf),
     #[error("path {path:?} in the root file system: {reason}")]

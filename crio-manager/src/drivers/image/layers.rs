@@ -4,11 +4,13 @@
 //! layers only. A crash leaves something under `tmp/` at most, which [`LayerStore::open`] removes.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::beneath;
@@ -24,6 +26,11 @@ const LAYERS: &str = "layers";
 const SCRATCH: &str = "tmp";
 const CONTENT: &str = "diff";
 const RECORD: &str = "layer.json";
+const NEW_FILE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// What a layer takes on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,25 +88,58 @@ impl LayerStore {
     /// Unpacks `blob`, compressed or not, as `layer`. Fails, leaving nothing, if its content is not what `layer` names.
     pub fn add(&self, layer: &DiffId, blob: impl Read, limits: &Limits) -> Result<LayerSize> {
         let failed = |source| Error::unpack(layer.digest(), &self.root, source);
+        self.place(layer, |content| {
+            let tar = uncompressed(blob).map_err(|error| failed(source_error(error)))?;
+            let mut tar = HashingReader::new(LimitedReader::new(tar, limits.tar_bytes), Algorithm::Sha256);
+            let unpacked = unpack(&mut tar, content, limits).map_err(failed)?;
+            let (actual, _) = tar.finish();
+            if actual != *layer.digest() {
+                let expected = layer.digest().clone();
+                return Err(Error::DigestMismatch {
+                    what: format!("content of layer {layer}"),
+                    expected,
+                    actual,
+                });
+            }
+            Ok(LayerSize {
+                bytes: unpacked.bytes,
+                inodes: unpacked.inodes,
+            })
+        })
+    }
+
+    /// Makes `layer` of files that are there already, each with its relative path: clean, and apart from the others'.
+    pub fn add_files(&self, layer: &DiffId, files: Vec<(String, fs::File)>) -> Result<LayerSize> {
+        self.place(layer, |content| {
+            let root = beneath::Root::open(content).map_err(|error| Error::io("open", content, error))?;
+            let mut size = LayerSize { bytes: 0, inodes: 1 };
+            for (path, mut file) in files {
+                let failed = |error| Error::io("write", content.join(&path), error);
+                let (parent, name) = beneath::split_last(path.as_bytes()).unwrap_or_default();
+                let directory = root
+                    .make_dirs(parent, |_| {
+                        size.inodes += 1;
+                        Ok(())
+                    })
+                    .map_err(failed)?;
+                let mode = Mode::from_raw_mode(0o644);
+                let made =
+                    rustix::fs::openat(&directory, name, NEW_FILE, mode).map_err(|error| failed(error.into()))?;
+                let mut made = fs::File::from(made);
+                made.set_permissions(Permissions::from_mode(0o644)).map_err(failed)?; // whatever the umask is
+                size.bytes += std::io::copy(&mut file, &mut made).map_err(failed)?;
+                size.inodes += 1;
+            }
+            Ok(size)
+        })
+    }
+
+    /// Puts a layer that `fill` makes in its place, whole, or leaves nothing.
+    fn place(&self, layer: &DiffId, fill: impl FnOnce(&Path) -> Result<LayerSize>) -> Result<LayerSize> {
         let scratch = self.scratch()?;
         let content = scratch.path.join(CONTENT);
         durable::make_dir(&content, 0o755)?;
-        let tar = uncompressed(blob).map_err(|error| failed(source_error(error)))?;
-        let mut tar = HashingReader::new(LimitedReader::new(tar, limits.tar_bytes), Algorithm::Sha256);
-        let unpacked = unpack(&mut tar, &content, limits).map_err(failed)?;
-        let (actual, _) = tar.finish();
-        if actual != *layer.digest() {
-            let expected = layer.digest().clone();
-            return Err(Error::DigestMismatch {
-                what: format!("content of layer {layer}"),
-                expected,
-                actual,
-            });
-        }
-        let size = LayerSize {
-            bytes: unpacked.bytes,
-            inodes: unpacked.inodes,
-        };
+        let size = fill(&content)?;
         durable::sync_file_system(&content)?;
         durable::write_record(
             &scratch.path.join(RECORD),

@@ -293,6 +293,12 @@ impl Source {
                     continue;
                 }
                 Document::Image(manifest) => manifest,
+                Document::Artifact(manifest) => {
+                    return Err(Error::UnsupportedMediaType {
+                        what: format!("{what}: configuration"),
+                        media_type: manifest.config.media_type,
+                    });
+                }
             };
             let document = ConfigDocument::read(self.blob_document(&manifest.config)?)?;
             let blob = |layer: Descriptor| Blob {

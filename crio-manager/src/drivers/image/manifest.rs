@@ -63,6 +63,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     Image(Manifest),
+    /// Its configuration is not one of a container image: the layers are files.
+    Artifact(Manifest),
     List(Vec<Descriptor>),
 }
 
@@ -113,6 +115,10 @@ impl Document {
         match (fields.config, fields.layers, fields.manifests) {
             (Some(config), Some(layers), None) if !is_list(media_type.as_deref()) => {
                 let manifest = Manifest { config, layers };
+                manifest.check_layer_count(what)?;
+                if media_type.as_deref() != Some(DOCKER_MANIFEST) && manifest.is_artifact() {
+                    return Ok(Self::Artifact(manifest));
+                }
                 manifest.check(what)?;
                 Ok(Self::Image(manifest))
             }
@@ -131,6 +137,21 @@ fn is_image(media_type: Option<&str>) -> bool {
 }
 
 impl Manifest {
+    /// OCI's rule: what has another type of configuration is something else.
+    fn is_artifact(&self) -> bool {
+        self.config.media_type.contains('/') && !CONFIGS.contains(&self.config.media_type.as_str())
+    }
+
+    fn check_layer_count(&self, what: &str) -> Result<()> {
+        match self.layers.len() > MAX_LAYERS {
+            true => Err(Error::InvalidImage {
+                what: what.to_owned(),
+                reason: format!("it has more than {MAX_LAYERS} layers"),
+            }),
+            false => Ok(()),
+        }
+    }
+
     fn check(&self, what: &str) -> Result<()> {
         if !CONFIGS.contains(&self.config.media_type.as_str()) {
             let what = format!("{what}: configuration");
@@ -143,13 +164,6 @@ impl Manifest {
             return Err(Error::TooLarge {
                 what: format!("{what}: configuration"),
                 limit: MAX_DOCUMENT_BYTES,
-            });
-        }
-        if self.layers.len() > MAX_LAYERS {
-            let reason = format!("it has more than {MAX_LAYERS} layers");
-            return Err(Error::InvalidImage {
-                what: what.to_owned(),
-                reason,
             });
         }
         for layer in &self.layers {
@@ -270,7 +284,14 @@ mod tests {
         assert!(Document::read("x", None, image(CONFIGS[0], LAYERS[1]).as_bytes()).is_ok());
         assert!(Document::read("x", Some(OCI_MANIFEST), image(CONFIGS[1], LAYERS[4]).as_bytes()).is_ok());
         for (served_as, text) in [
-            (None, image("application/vnd.example.chart", LAYERS[0])),
+            (None, image("no type", LAYERS[0])),
+            (
+                None,
+                image("application/vnd.example.chart", LAYERS[0]).replace(
+                    "\"schemaVersion\":2",
+                    &format!("\"schemaVersion\":2,\"mediaType\":\"{DOCKER_MANIFEST}\""),
+                ),
+            ),
             (
                 None,
                 image(CONFIGS[0], "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"),
@@ -285,6 +306,11 @@ mod tests {
             let error = Document::read("x", served_as, text.as_bytes()).unwrap_err();
             assert!(matches!(error, Error::UnsupportedMediaType { .. }), "{text}: {error}");
         }
+        let chart = image("application/vnd.example.chart", "application/vnd.example.layer");
+        assert!(matches!(
+            Document::read("x", None, chart.as_bytes()),
+            Ok(Document::Artifact(_))
+        ));
         let both = image(CONFIGS[0], LAYERS[0]).replace("\"layers\"", "\"manifests\":[],\"layers\"");
         assert!(matches!(
             Document::read("x", None, both.as_bytes()),

@@ -10,10 +10,12 @@
 //! holds whole things only, so what a crash leaves is removed by the next [`ImageStore::open`]. A layer is kept as long as
 //! an image has it, a pull under way wants it, or a container's root file system lies on it.
 
+mod artifact;
 mod auth_file;
 pub mod beneath;
 mod catalog;
 mod changes;
+mod checkpoint;
 mod compression;
 pub mod config;
 pub mod credentials;
@@ -39,6 +41,7 @@ mod tar_stream;
 mod tls;
 pub mod unpack;
 mod upper;
+mod volume;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -52,7 +55,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::{RwLock, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-pub use config::{ImageConfig, Untrusted};
+pub use config::{ImageConfig, Kind, Untrusted};
 pub use credentials::Credentials;
 pub use digest::{DiffId, Digest, ImageId};
 pub use error::{Error, Result};
@@ -111,6 +114,7 @@ impl ImageStoreConfig {
 #[derive(Debug, Clone)]
 pub struct Image {
     pub id: ImageId,
+    pub kind: Kind,
     /// `registry/path:tag`
     pub tags: Vec<String>,
     /// `registry/path@digest`
@@ -120,7 +124,7 @@ pub struct Image {
     pub pinned: bool,
     pub layers: Vec<DiffId>,
     pub config: Arc<Untrusted<ImageConfig>>,
-    /// The configuration document as it came.
+    /// The configuration document, of an artifact the manifest, as it came.
     pub config_text: Arc<str>,
     tagged_at_ns: u64,
 }

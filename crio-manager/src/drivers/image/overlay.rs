@@ -1,7 +1,9 @@
 //! Root file systems: an image's layers, read-only, under a container's own writable layer, joined by overlayfs.
 //!
-//! `containers/<id>/{rootfs.json,upper,work,merged}`. The record says which layers are below, and is there before the mount
-//! and until after it: as long as it is, nobody removes those layers.
+//! `containers/<id>/{rootfs.json,upper,work,merged,volumes}`. The record says which layers are below, and is there before
+//! the mount and until after it: as long as it is, nobody removes those layers. The images that are a container's volumes
+//! are mounted read-only at `volumes/<number>`, and come and go with its root file system.
+//! A checkpoint has `checkpoint` there, as long as it is made or waits for its start.
 
 use std::fs;
 use std::io;
@@ -26,6 +28,13 @@ const RECORD: &str = "rootfs.json";
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 const MERGED: &str = "merged";
+const CHECKPOINT: &str = "checkpoint";
+const VOLUMES: &str = "volumes";
+/// How a volume is mounted, in the words of the one call and of the other.
+const VOLUME_ATTRIBUTES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV);
+const VOLUME_FLAGS: MountFlags = MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV);
 
 const CONTAINER_ID_DIGITS: usize = 64;
 /// A mount point can be mounted over; more often than this is somebody's loop.
@@ -39,12 +48,46 @@ pub struct ContainerRootfs {
     pub image: Option<ImageId>,
     /// From the bottom up.
     pub layers: Vec<DiffId>,
+    /// Images that are mounted beside it.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+}
+
+/// An image that is mounted read-only for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Tells the volumes of one container apart.
+    pub number: usize,
+    pub image: ImageId,
+    /// From the bottom up.
+    pub layers: Vec<DiffId>,
+}
+
+impl ContainerRootfs {
+    /// The layers that something of the container lies on.
+    pub fn all_layers(&self) -> impl Iterator<Item = &DiffId> {
+        self.layers
+            .iter()
+            .chain(self.volumes.iter().flat_map(|volume| &volume.layers))
+    }
+
+    /// The images that they are of, as far as it is known.
+    pub fn images(&self) -> impl Iterator<Item = &ImageId> {
+        self.image.iter().chain(self.volumes.iter().map(|volume| &volume.image))
+    }
 }
 
 /// Where a container's root file system is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountedRootfs {
     pub path: PathBuf,
+}
+
+/// What makes an overlay writable.
+#[derive(Clone, Copy)]
+struct Writable<'a> {
+    upper: &'a Path,
+    work: &'a Path,
 }
 
 /// Blocking; callers run it where blocking is allowed, one call per container at a time.
@@ -85,8 +128,7 @@ impl Overlays {
             found.push(match record_file::read::<ContainerRootfs>(&entry.path().join(RECORD)) {
                 Ok(record) if record.container == container => record,
                 Ok(_) | Err(_) => {
-                    let merged = entry.path().join(MERGED);
-                    let layers = layers_of_mount(&mountinfo, &merged);
+                    let layers = layers_of_mounts(&mountinfo, &entry.path());
                     tracing::warn!(
                         container_id = container,
                         layers = layers.len(),
@@ -96,6 +138,7 @@ impl Overlays {
                         container,
                         image: None,
                         layers,
+                        volumes: Vec::new(),
                     }
                 }
             });
@@ -112,52 +155,63 @@ impl Overlays {
         if is_mount_point(&merged)? {
             return Ok(MountedRootfs { path: merged });
         }
-        // Twice the same layer: only its topmost place counts, and overlayfs takes a directory once.
-        let mut lower: Vec<&Path> = Vec::with_capacity(content.len().max(1));
-        for path in content.iter().rev() {
-            if !lower.contains(&path.as_path()) {
-                lower.push(path);
-            }
-        }
+        let mut lower = top_down(content);
+        self.make_upper(&directory.join(UPPER), lower.first().copied())?;
         if lower.is_empty() {
             lower.push(&self.empty_layer);
         }
-        let top = if content.is_empty() {
-            None
-        } else {
-            lower.first().copied()
-        };
-        self.make_upper(&directory.join(UPPER), top)?;
         for name in [WORK, MERGED] {
             make_dir_if_missing(&directory.join(name), 0o700)?;
         }
         let (upper, work) = (directory.join(UPPER), directory.join(WORK));
-        match self.mount_by_fd(&lower, &upper, &work, &merged) {
-            Err(Errno::NOSYS | Errno::INVAL) => self.mount_by_options(&lower, &upper, &work, &merged),
+        let writable = Some(Writable {
+            upper: &upper,
+            work: &work,
+        });
+        self.mount_overlay(&lower, writable, &merged)?;
+        Ok(MountedRootfs { path: merged })
+    }
+
+    /// Mounts the volume `number` of `rootfs`, read-only; `content` is where its layers are, from the bottom up. `Ok` if it
+    /// is mounted already.
+    pub fn mount_volume(&self, rootfs: &ContainerRootfs, number: usize, content: &[PathBuf]) -> Result<PathBuf> {
+        let directory = self.directory(&rootfs.container)?;
+        durable::write_record(&directory.join(RECORD), rootfs)?;
+        let target = directory.join(VOLUMES).join(number.to_string());
+        if is_mount_point(&target)? {
+            return Ok(target);
+        }
+        for directory in [&directory.join(VOLUMES), &target] {
+            make_dir_if_missing(directory, 0o700)?;
+        }
+        let mut lower = top_down(content);
+        // Without a writable layer overlayfs wants two. An empty one below hides what one layer says of those below it.
+        lower.push(&self.empty_layer);
+        self.mount_overlay(&lower, None, &target)?;
+        Ok(target)
+    }
+
+    fn mount_overlay(&self, lower: &[&Path], writable: Option<Writable<'_>>, target: &Path) -> Result<()> {
+        match self.mount_by_fd(lower, writable, target) {
+            Err(Errno::NOSYS | Errno::INVAL) => self.mount_by_options(lower, writable, target),
             result => result,
         }
-        .map_err(|error| Error::io("mount", &merged, error))?;
-        Ok(MountedRootfs { path: merged })
+        .map_err(|error| Error::io("mount", target, error))
     }
 
     /// Unmounts the root file system and removes the container's directory; `Ok` if there is none, whole or half-made.
     pub fn unmount(&self, container: &str) -> Result<()> {
         let directory = self.directory(container)?;
-        let merged = directory.join(MERGED);
-        for _ in 0..MAX_UNMOUNTS {
-            match rustix::mount::unmount(&merged, UnmountFlags::NOFOLLOW) {
-                Ok(()) => {}
-                Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => break,
-                Err(Errno::BUSY) => {
-                    tracing::warn!(container_id = container, "root file system is busy, detaching it");
-                    rustix::mount::unmount(&merged, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-                        .map_err(|error| Error::io("detach", &merged, error))?;
+        unmount(&directory.join(MERGED))?;
+        let volumes = directory.join(VOLUMES);
+        match fs::read_dir(&volumes) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(Error::io("list", volumes, error)),
+            Ok(entries) => {
+                for entry in entries {
+                    unmount(&entry.map_err(|error| Error::io("list", &volumes, error))?.path())?;
                 }
-                Err(error) => return Err(Error::io("unmount", &merged, error)),
             }
-        }
-        if is_mount_point(&merged)? {
-            return Err(Error::StillMounted(merged));
         }
         match beneath::remove_dir_all(&directory) {
             Ok(()) => Ok(()),
@@ -181,6 +235,11 @@ impl Overlays {
     /// Where its writable layer is or would be.
     pub fn upper(&self, container: &str) -> Result<PathBuf> {
         Ok(self.directory(container)?.join(UPPER))
+    }
+
+    /// Where a checkpoint of it is made, or lies unpacked.
+    pub fn checkpoint(&self, container: &str) -> Result<PathBuf> {
+        Ok(self.directory(container)?.join(CHECKPOINT))
     }
 
     fn directory(&self, container: &str) -> Result<PathBuf> {
@@ -207,15 +266,17 @@ impl Overlays {
     }
 
     /// By the mount API that takes one layer at a time: no limit on their number, no characters to escape.
-    fn mount_by_fd(&self, lower: &[&Path], upper: &Path, work: &Path, merged: &Path) -> rustix::io::Result<()> {
+    fn mount_by_fd(&self, lower: &[&Path], writable: Option<Writable<'_>>, target: &Path) -> rustix::io::Result<()> {
         let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let configured = (|| {
             rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
             for layer in lower {
                 rustix::mount::fsconfig_set_string(&context, "lowerdir+", *layer)?;
             }
-            rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
-            rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+            if let Some(Writable { upper, work }) = writable {
+                rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
+                rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+            }
             if self.has_index_option {
                 rustix::mount::fsconfig_set_string(&context, "index", "off")?;
             }
@@ -225,29 +286,77 @@ impl Overlays {
             log_mount_messages(&context, error);
             return Err(error);
         }
-        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-        rustix::mount::move_mount(&mount, "", CWD, merged, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        let attributes = match writable {
+            Some(_) => MountAttrFlags::empty(),
+            None => VOLUME_ATTRIBUTES,
+        };
+        let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        rustix::mount::move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     }
 
     /// For older kernels: all layers in one page of options, so they are named by descriptor.
-    fn mount_by_options(&self, lower: &[&Path], upper: &Path, work: &Path, merged: &Path) -> rustix::io::Result<()> {
+    fn mount_by_options(
+        &self,
+        lower: &[&Path],
+        writable: Option<Writable<'_>>,
+        target: &Path,
+    ) -> rustix::io::Result<()> {
         let open =
             |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let lower = lower
             .iter()
             .map(|path| open(path))
             .collect::<rustix::io::Result<Vec<_>>>()?;
-        let (upper, work) = (open(upper)?, open(work)?);
         let name = |fd: &OwnedFd| beneath::path_of(&fd.as_fd()).display().to_string();
-        let index = if self.has_index_option { ",index=off" } else { "" };
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}{index}",
-            lower.iter().map(name).collect::<Vec<_>>().join(":"),
-            name(&upper),
-            name(&work),
-        );
+        let mut options = format!("lowerdir={}", lower.iter().map(name).collect::<Vec<_>>().join(":"));
+        // Open until the kernel has read their names.
+        let opened = match writable {
+            Some(Writable { upper, work }) => Some((open(upper)?, open(work)?)),
+            None => None,
+        };
+        if let Some((upper, work)) = &opened {
+            options.push_str(&format!(",upperdir={},workdir={}", name(upper), name(work)));
+        }
+        if self.has_index_option {
+            options.push_str(",index=off");
+        }
+        let flags = match writable {
+            Some(_) => MountFlags::empty(),
+            None => VOLUME_FLAGS,
+        };
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
-        rustix::mount::mount("overlay", merged, "overlay", MountFlags::empty(), options.as_c_str())
+        rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())
+    }
+}
+
+/// The layers as overlayfs wants them. Twice the same one: only its topmost place counts, and it takes a directory once.
+fn top_down(content: &[PathBuf]) -> Vec<&Path> {
+    let mut lower: Vec<&Path> = Vec::with_capacity(content.len() + 1);
+    for path in content.iter().rev() {
+        if !lower.contains(&path.as_path()) {
+            lower.push(path);
+        }
+    }
+    lower
+}
+
+/// Unmounts all that is mounted at `target`; `Ok` if nothing is, or it is not there.
+fn unmount(target: &Path) -> Result<()> {
+    for _ in 0..MAX_UNMOUNTS {
+        match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => break,
+            Err(Errno::BUSY) => {
+                tracing::warn!(path = %target.display(), "busy, detaching it");
+                rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+                    .map_err(|error| Error::io("detach", target, error))?;
+            }
+            Err(error) => return Err(Error::io("unmount", target, error)),
+        }
+    }
+    match is_mount_point(target)? {
+        true => Err(Error::StillMounted(target.to_owned())),
+        false => Ok(()),
     }
 }
 
@@ -294,12 +403,16 @@ fn log_mount_messages(context: &OwnedFd, error: Errno) {
     }
 }
 
-/// The layers that a mounted root file system is made of, as its mount tells: every `/layers/<digest>/` in its options.
-fn layers_of_mount(mountinfo: &str, merged: &Path) -> Vec<DiffId> {
-    let merged = merged.display().to_string();
+/// The layers that what is mounted for a container is made of, as the mounts tell: every `/layers/<digest>/` in their
+/// options.
+fn layers_of_mounts(mountinfo: &str, directory: &Path) -> Vec<DiffId> {
     mountinfo
         .lines()
-        .filter(|line| line.split(' ').nth(4) == Some(merged.as_str()))
+        .filter(|line| {
+            line.split(' ')
+                .nth(4)
+                .is_some_and(|point| Path::new(point).starts_with(directory))
+        })
         .flat_map(|line| line.split("/layers/").skip(1))
         .filter_map(|rest| rest.split('/').next())
         .filter_map(|hex| {
@@ -316,16 +429,17 @@ mod tests {
 
     #[test]
     fn layers_are_read_from_a_mount_whose_record_is_lost() {
-        let (one, two) = ("1".repeat(64), "2".repeat(64));
+        let [one, two, three] = ["1", "2", "3"].map(|digit| digit.repeat(64));
         let mountinfo = format!(
             "30 1 8:1 / / rw - ext4 /dev/vda rw\n\
              45 30 0:41 / /s/containers/c/merged rw - overlay overlay rw,lowerdir+=/s/layers/{two}/diff,\
              lowerdir+=/s/layers/{one}/diff,upperdir=/s/containers/c/upper\n\
+             47 30 0:43 / /s/containers/c/volumes/0 ro - overlay overlay ro,lowerdir+=/s/layers/{three}/diff\n\
              46 30 0:42 / /s/containers/d/merged rw - overlay overlay rw,lowerdir=/s/layers/bad/diff\n"
         );
-        let layers = layers_of_mount(&mountinfo, Path::new("/s/containers/c/merged"));
-        assert_eq!(layers.iter().map(DiffId::hex).collect::<Vec<_>>(), [two, one]);
-        assert!(layers_of_mount(&mountinfo, Path::new("/s/containers/d/merged")).is_empty());
+        let layers = layers_of_mounts(&mountinfo, Path::new("/s/containers/c"));
+        assert_eq!(layers.iter().map(DiffId::hex).collect::<Vec<_>>(), [two, one, three]);
+        assert!(layers_of_mounts(&mountinfo, Path::new("/s/containers/d")).is_empty());
     }
 
     #[test]
@@ -359,7 +473,11 @@ mod tests {
                 path
             };
             let (upper, work, merged) = (name("upper"), name("work"), name("merged"));
-            overlays.mount_by_options(&lower, &upper, &work, &merged).unwrap();
+            let writable = Some(Writable {
+                upper: &upper,
+                work: &work,
+            });
+            overlays.mount_by_options(&lower, writable, &merged).unwrap();
             assert_eq!(
                 fs::read_to_string(merged.join("top")).unwrap(),
                 "0",
@@ -368,11 +486,23 @@ mod tests {
             fs::write(merged.join("new"), "x").unwrap();
             assert!(upper.join("new").exists());
             rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
-            overlays.mount_by_fd(&lower, &upper, &work, &merged).unwrap();
+            overlays.mount_by_fd(&lower, writable, &merged).unwrap();
             assert_eq!(fs::read_to_string(merged.join("top")).unwrap(), "0");
             assert!(is_mount_point(&merged).unwrap() && merged.join("new").exists());
             rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
             assert!(!is_mount_point(&merged).unwrap());
+
+            let volume = |mounted: rustix::io::Result<()>| {
+                mounted.unwrap();
+                assert_eq!(fs::read_to_string(merged.join("top")).unwrap(), "0");
+                assert!(fs::write(merged.join("other"), "x").is_err(), "it is read-only");
+                let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+                let options = mounts.lines().find(|line| line.contains(merged.to_str().unwrap()));
+                assert!(options.unwrap().contains("ro,nosuid,nodev"), "{options:?}");
+                rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
+            };
+            volume(overlays.mount_by_options(&lower, None, &merged));
+            volume(overlays.mount_by_fd(&lower, None, &merged));
         });
         thread.join().unwrap();
     }

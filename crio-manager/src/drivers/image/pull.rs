@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 
+use super::artifact::Artifact;
+use super::catalog::Lease;
 use super::config::ConfigDocument;
 use super::digest::{Digest, ImageId};
 use super::error::{Error, Result};
-use super::manifest::{Document, Manifest, choose_platform, host_architecture};
+use super::manifest::{Descriptor, Document, Manifest, choose_platform, host_architecture};
 use super::reference::ImageRef;
 use super::registries::Source;
 use super::registry::Registry;
@@ -103,9 +105,57 @@ async fn fetch(node: &Arc<Node>, wanted: &Wanted, source: &Source) -> Result<Ima
     // Before anything is asked of the registry: what is rejected outright is not even looked at.
     let admission = signature::admission(wanted).await?;
     let registry = Registry::connect(source, &node.registries, wanted.credentials_for(source)?).await?;
-    let (manifest, manifests) = find_manifest(&registry, image).await?;
+    let (found, manifests) = find_manifest(&registry, image).await?;
     admission.check(&registry, image, &manifests).await?;
-    let document = fetch_config(node, &registry, &manifest).await?;
+    let document = match found {
+        Found::Image(manifest) => fetch_image(node, &registry, image, manifest).await?,
+        Found::Artifact(artifact) => fetch_artifact(node, &registry, artifact).await?,
+    };
+    // The digest that was asked for, or that the tag stood for: of a list, not of its part for this machine.
+    let digest = manifests.first().map(|digest| format!("{}@{digest}", image.name()));
+    let (document, _lease) = document;
+    node.record_image(
+        document,
+        image.tagged_name().into_iter().collect(),
+        digest.into_iter().collect(),
+    )
+    .await
+}
+
+/// What a name leads to.
+enum Found {
+    Image(Manifest),
+    Artifact(Artifact),
+}
+
+/// Gets the files of an artifact, which are its only layer; as [`fetch_image`].
+async fn fetch_artifact(node: &Arc<Node>, registry: &Registry, artifact: Artifact) -> Result<(ConfigDocument, Lease)> {
+    let limit = node.limits.tar_bytes;
+    if artifact.bytes() > limit {
+        let what = format!("artifact {}", artifact.document.id);
+        return Err(Error::TooLarge { what, limit });
+    }
+    let Artifact { document, files } = artifact;
+    let lease = node.lease(&document.layers);
+    let fetch = stream::iter(files)
+        .map(|file| async move { Ok((file.path, download(node, registry, &file.blob).await?)) })
+        .buffer_unordered(PARALLEL_LAYERS)
+        .try_collect::<Vec<_>>();
+    if let Some(layer) = document.layers.first().cloned() {
+        node.ensure_layer_by(layer, fetch, |layers, layer, files, _| layers.add_files(layer, files))
+            .await?;
+    }
+    Ok((document, lease))
+}
+
+/// Gets the layers of an image, which stay as long as the lease does.
+async fn fetch_image(
+    node: &Arc<Node>,
+    registry: &Registry,
+    image: &ImageRef,
+    manifest: Manifest,
+) -> Result<(ConfigDocument, Lease)> {
+    let document = fetch_config(node, registry, &manifest).await?;
     if document.layers.len() != manifest.layers.len() {
         let reason = format!(
             "its manifest has {} layers, its configuration {}",
@@ -117,31 +167,22 @@ async fn fetch(node: &Arc<Node>, wanted: &Wanted, source: &Source) -> Result<Ima
             reason,
         });
     }
-    let _lease = node.lease(&document.layers);
-    let registry = &registry;
+    let lease = node.lease(&document.layers);
     stream::iter(document.layers.clone().into_iter().zip(manifest.layers))
-        .map(|(layer, blob)| {
-            let fetch = async move {
-                let spool = node.blocking("making a file", |node| node.layers.spool()).await?;
-                registry.download(&blob, spool).await
-            };
-            node.ensure_layer(layer, fetch)
-        })
+        .map(|(layer, blob)| node.ensure_layer(layer, async move { download(node, registry, &blob).await }))
         .buffer_unordered(PARALLEL_LAYERS)
         .try_collect::<()>()
         .await?;
-    // The digest that was asked for, or that the tag stood for: of a list, not of its part for this machine.
-    let digest = manifests.first().map(|digest| format!("{}@{digest}", image.name()));
-    node.record_image(
-        document,
-        image.tagged_name().into_iter().collect(),
-        digest.into_iter().collect(),
-    )
-    .await
+    Ok((document, lease))
 }
 
-/// The manifest of the image for this machine, and the digests of those that lead to it, its own the last.
-async fn find_manifest(registry: &Registry, image: &ImageRef) -> Result<(Manifest, Vec<Digest>)> {
+async fn download(node: &Arc<Node>, registry: &Registry, blob: &Descriptor) -> Result<std::fs::File> {
+    let spool = node.blocking("making a file", |node| node.layers.spool()).await?;
+    registry.download(blob, spool).await
+}
+
+/// The manifest of the image for this machine, or the artifact, and the digests of those that lead to it, its own the last.
+async fn find_manifest(registry: &Registry, image: &ImageRef) -> Result<(Found, Vec<Digest>)> {
     let what = image.to_string();
     let mut version = image.version();
     let mut digests = Vec::new();
@@ -149,7 +190,8 @@ async fn find_manifest(registry: &Registry, image: &ImageRef) -> Result<(Manifes
         let fetched = registry.manifest(&version).await?;
         digests.push(fetched.digest);
         match Document::read(&what, fetched.media_type.as_deref(), &fetched.bytes)? {
-            Document::Image(manifest) => return Ok((manifest, digests)),
+            Document::Image(manifest) => return Ok((Found::Image(manifest), digests)),
+            Document::Artifact(_) => return Ok((Found::Artifact(Artifact::read(fetched.bytes)?), digests)),
             Document::List(list) => version = choose_platform(&what, list, host_architecture())?.digest.to_string(),
         }
     }

@@ -2,11 +2,13 @@
 
 use super::config::{ImageConfig, Untrusted};
 use super::overlay::MountedRootfs;
-use super::{Error, Image, ImageStore, PullRequest};
+use super::{Error, Image, ImageStore, Kind, PullRequest};
 use crate::drivers::seams::{
-    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, ResolvedImage, Space,
+    DriverError, DriverResult, ErrorKind, ImageFsUsage, ImageSummary, Images, InUse, LayerUsage, MountedImage,
+    ResolvedImage, Space,
 };
 use crate::model::ContainerId;
+use crate::model::container::ImageMount;
 use crate::spec;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ impl From<Error> for DriverError {
             | Error::InvalidContainerId(_)
             | Error::InvalidPath { .. }
             | Error::FileTooLarge { .. }
+            | Error::OnlyAVolume(_)
             | Error::UnsupportedMediaType { .. }
             | Error::NoPlatform { .. } => ErrorKind::Invalid,
             Error::NoSuchImage(_) | Error::NotFound { .. } => ErrorKind::NotFound,
@@ -40,6 +43,7 @@ impl From<Error> for DriverError {
             | Error::Io { .. }
             | Error::StoreLocked(_)
             | Error::InvalidFile { .. }
+            | Error::NoRootfs(_)
             | Error::UnusableRoot { .. }
             | Error::MountedFromOther { .. }
             | Error::TaskDied(_) => ErrorKind::Failed,
@@ -81,6 +85,9 @@ fn spec_config(config: &Untrusted<ImageConfig>) -> spec::ImageConfig {
 impl Images for ImageStore {
     async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage> {
         let image = ImageStore::resolve(self, image)?;
+        if image.kind == Kind::Artifact {
+            return Err(Error::OnlyAVolume(image.id.clone()).into());
+        }
         let id = image.id.to_string();
         Ok(ResolvedImage {
             image_ref: image.digests.first().cloned().unwrap_or_else(|| id.clone()),
@@ -93,6 +100,14 @@ impl Images for ImageStore {
     async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf> {
         let image = ImageStore::resolve(self, image_id)?;
         Ok(ImageStore::mount_rootfs(self, id.as_str(), &image.id).await?.path)
+    }
+
+    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage> {
+        let of = ImageStore::resolve(self, &image.image)?;
+        Ok(MountedImage {
+            image_id: of.id.to_string(),
+            path: self.mount_volume(id.as_str(), number, &of.id, &image.sub_path).await?,
+        })
     }
 
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()> {

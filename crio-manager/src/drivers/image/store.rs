@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::ConfigDocument;
+use super::artifact::Artifact;
+use super::config::{ConfigDocument, Kind};
 use super::digest::{DiffId, ImageId};
 use super::durable;
 use super::error::{Error, Result};
@@ -18,6 +19,8 @@ const QUARANTINE: &str = "quarantine";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageRecord {
     pub id: ImageId,
+    #[serde(default)]
+    pub kind: Kind,
     pub config: String,
     /// From the bottom up.
     pub layers: Vec<DiffId>,
@@ -86,7 +89,12 @@ impl ImageIndex {
 
 fn read(path: &Path) -> std::result::Result<(ImageRecord, ConfigDocument), String> {
     let record: ImageRecord = record_file::read(path).map_err(|error| error.to_string())?;
-    let document = ConfigDocument::read(record.config.clone().into_bytes()).map_err(|error| error.to_string())?;
+    let text = record.config.clone().into_bytes();
+    let document = match record.kind {
+        Kind::Image => ConfigDocument::read(text),
+        Kind::Artifact => Artifact::read(text).map(|artifact| artifact.document),
+    };
+    let document = document.map_err(|error| error.to_string())?;
     if document.id != record.id || path.file_stem().and_then(|stem| stem.to_str()) != Some(record.id.hex()) {
         return Err("it is not the record of the image it is named for".to_owned());
     }

@@ -446,7 +446,7 @@ fn set_owner_mode_and_xattrs(fd: &OwnedFd, entry: &Entry, path: &[u8]) -> Result
 }
 
 /// Attributes that mean the same wherever the file is: not those of overlayfs, and not labels, which are the host's choice.
-fn is_kept_xattr(name: &[u8]) -> bool {
+pub(super) fn is_kept_xattr(name: &[u8]) -> bool {
     (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
         || name == b"security.capability"
         || name.starts_with(b"system.posix_acl_")

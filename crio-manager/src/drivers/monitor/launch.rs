@@ -149,6 +149,9 @@ impl ConmonRs {
         if launch.handler.no_pivot {
             arguments.flag("--no-pivot");
         }
+        if let Some(images) = &launch.restore {
+            arguments.option("--restore", images);
+        }
         arguments.0
     }
 }
@@ -157,7 +160,7 @@ impl ConmonRs {
 fn set_environment(command: &mut Command, handler: &Handler, temporary: &Path) {
     command
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", child::SEARCH_PATH)
         .envs(&handler.monitor_env)
         .env("TMPDIR", temporary)
         .env(contract::SYNC_PIPE_ENV, SYNC_FD.to_string());
@@ -229,6 +232,7 @@ mod tests {
             stdin: false,
             leave_stdin_open: false,
             entrance: Entrance::default(),
+            restore: None,
         })
     }
 

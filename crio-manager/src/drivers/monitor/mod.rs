@@ -12,6 +12,7 @@ pub use exec::EXEC_OUTPUT_BYTES;
 pub use exits::ExitsAwaited;
 
 use super::process;
+use super::runtime::with_words_of_criu;
 use super::seams::{
     DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, Launched, Monitor, MonitorLaunch, Streamed,
 };
@@ -35,6 +36,7 @@ const FILE_BYTES: u64 = 64 * 1024;
 const MONITOR_PID_FILE: &str = "conmon-pidfile";
 const CONTAINER_PID_FILE: &str = "pidfile";
 const RUNTIME_LOG: &str = "runtime.log";
+const RESTORE_LOG: &str = "restore.log";
 
 /// conmon-rs, and where its files go.
 #[derive(Debug, Clone)]
@@ -97,6 +99,7 @@ impl Monitor for ConmonRs {
             bundle,
             handler,
             entrance,
+            restore,
             ..
         } = launch;
         let limit = handler.create_timeout;
@@ -111,10 +114,16 @@ impl Monitor for ConmonRs {
                 Err(DriverError::new(ErrorKind::TimedOut, what))
             }
         };
-        if outcome.is_err() {
-            end(&mut starting.child).await;
+        match outcome {
+            Ok(launched) => Ok(launched),
+            Err(error) => {
+                end(&mut starting.child).await;
+                Err(match restore {
+                    Some(_) => with_words_of_criu(error, &bundle.join(RESTORE_LOG)).await,
+                    None => error,
+                })
+            }
         }
-        outcome
     }
 
     async fn exec(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome> {

@@ -1,6 +1,7 @@
 //! The spec of a container.
 
 use super::ImageVolumes;
+use super::additions::Added;
 use super::json;
 use super::resources::resources;
 use super::security::{security_request, user_request};
@@ -8,19 +9,20 @@ use crate::drivers::seams::{DriverError, ErrorKind, HostDevice, ResolvedImage};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::cell::SandboxCell;
 use crate::lifecycle::error::{InStep, StepFailed};
-use crate::model::container::{ContainerPlan, Propagation};
+use crate::model::container::ContainerPlan;
 use crate::model::name::Pairs;
 use crate::model::record::{Handler, RunningUser};
 use crate::model::{ProcessId, signal};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::devices::{Device, DeviceAccess};
-use crate::spec::mounts::{Access, ImageVolume, Mount, MountAccess, MountRequest, OwnFile, Shm, image_volume_paths};
+use crate::spec::mounts::{Access, ImageVolume, Mount, MountRequest, OwnFile, Shm, image_volume_paths};
 use crate::spec::namespaces::Namespace;
 use crate::spec::passwd::{Accounts, appended, extra_group_line, extra_passwd_line};
 use crate::spec::process::{EnvVar, ProcessRequest, Terminal, home};
 use crate::spec::seccomp::SeccompRequest;
 use crate::spec::user;
 use crate::spec::{self, ContainerPath, Kind, Node, Rootfs, SpecError, SpecInput};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What creation needs of a built spec.
@@ -31,12 +33,16 @@ pub(in crate::lifecycle) struct Specified {
     pub rootfs_dirs: Vec<String>,
     /// Directories to make in the bundle, relative to it.
     pub volume_dirs: Vec<PathBuf>,
+    /// Files and directories of the host to copy into the bundle: where from, and where to, relative to it.
+    pub copies: Vec<(PathBuf, PathBuf)>,
     /// Files to write into the bundle, by name.
     pub files: Vec<(&'static str, Vec<u8>)>,
     /// What a stop sends first, 1–64.
     pub stop_signal: i32,
     /// Who it runs as.
     pub user: RunningUser,
+    /// The ids of the images that are its volumes, by the path in the container.
+    pub volume_images: BTreeMap<String, String>,
     /// Whose PID namespace it joins, if it has none of its own.
     pub joined_pid_namespace: Option<ProcessId>,
 }
@@ -44,6 +50,9 @@ pub(in crate::lifecycle) struct Specified {
 /// Names of the account files in a bundle.
 const PASSWD: &str = "passwd";
 const GROUP: &str = "group";
+
+/// The directory of a bundle in which each copy of a default mount has its place.
+const COPIES: &str = "mounts";
 
 /// The directory of a bundle in which each bound volume of the image has one.
 const VOLUMES: &str = "volumes";
@@ -69,29 +78,7 @@ impl Lifecycle {
             .await
             .in_step("read groups of image")?;
 
-        let mut mounts = Vec::new();
-        for mount in &plan.mounts {
-            let host_path = d
-                .host
-                .ensure_dir(&mount.host_path)
-                .await
-                .in_step("resolve mount source")?;
-            mounts.push(Mount {
-                container_path: container_path(&mount.container_path)?,
-                host_path,
-                access: match (mount.readonly, mount.recursive_read_only) {
-                    (_, true) => MountAccess::ReadOnlyRecursive,
-                    (true, false) => MountAccess::ReadOnly,
-                    (false, false) => MountAccess::ReadWrite,
-                },
-                propagation: match mount.propagation {
-                    Propagation::Private => spec::mounts::Propagation::Private,
-                    Propagation::HostToContainer => spec::mounts::Propagation::HostToContainer,
-                    Propagation::Bidirectional => spec::mounts::Propagation::Bidirectional,
-                },
-                id_mappings: None,
-            });
-        }
+        let (mounts, volume_images) = self.asked_mounts(plan).await?;
         let seccomp = self.seccomp_request(&plan.security.seccomp).await?;
         let mut devices = Vec::new();
         if plan.security.privileged && !sandbox.handler.privileged_without_host_devices {
@@ -116,6 +103,7 @@ impl Lifecycle {
             bundle: &bundle,
             mounts,
             devices,
+            added: self.added(&sandbox.plan, plan).await?,
             seccomp,
             pid,
             joined_pid_namespace,
@@ -123,10 +111,8 @@ impl Lifecycle {
             group,
         };
         let built = self.build(sandbox, plan, image, outside);
-        built.map_err(|refused| StepFailed {
-            step: "build spec",
-            cause: refused.into(),
-        })
+        let built = built.map_err(DriverError::from).in_step("build spec")?;
+        Ok(Specified { volume_images, ..built })
     }
 
     fn build(
@@ -141,6 +127,7 @@ impl Lifecycle {
         let (passwd, group) = (outside.passwd.as_deref(), outside.group.as_deref());
         let accounts = Accounts::new(passwd, group)?;
         let user = user::resolve(&user_request(asked), &image.config.user, &accounts)?;
+        let user = outside.added.with_groups(user);
         let process = ProcessRequest {
             command: plan.command.clone(),
             args: plan.args.clone(),
@@ -152,6 +139,7 @@ impl Lifecycle {
                     name: name.clone(),
                     value: value.clone(),
                 })
+                .chain(outside.added.env.iter().cloned())
                 .collect(),
             working_dir: match plan.working_dir.as_str() {
                 "" => None,
@@ -197,6 +185,16 @@ impl Lifecycle {
                 .iter()
                 .map(|(name, _)| own_file(&format!("/etc/{name}"), outside.bundle.join(name))),
         );
+        let mut copies = Vec::new();
+        for (number, (source, container_path)) in outside.added.copies.iter().enumerate() {
+            let below = Path::new(COPIES).join(number.to_string());
+            own_files.push(OwnFile {
+                container_path: container_path.clone(),
+                host_path: outside.bundle.join(&below),
+                access: Access::ReadWrite,
+            });
+            copies.push((source.clone(), below));
+        }
         let paths = image_volume_paths(&image.config, &outside.mounts)?;
         let (mut rootfs_dirs, mut volume_dirs, mut image_volumes) = (Vec::new(), Vec::new(), Vec::new());
         match defaults.image_volumes {
@@ -247,7 +245,8 @@ impl Lifecycle {
             // The pod's are set where they live: in the namespaces that are pinned.
             sysctls: Default::default(),
             mounts,
-            devices: outside.devices,
+            devices: outside.added.with_devices(outside.devices, &user),
+            additions: outside.added.additions,
             resources: resources(&plan.resources, defaults.pids_limit, sandbox.handler.min_memory_bytes),
             cgroups_path: sandbox.cgroup_parent.container_for_runtime(&plan.id),
             annotations: AnnotationRequest {
@@ -269,6 +268,7 @@ impl Lifecycle {
             json: json(&built.spec)?,
             rootfs_dirs,
             volume_dirs,
+            copies,
             files,
             stop_signal: plan
                 .stop_signal
@@ -279,6 +279,7 @@ impl Lifecycle {
                 gid: user.gid,
                 groups: user.additional_gids,
             },
+            volume_images: BTreeMap::new(),
             joined_pid_namespace: outside.joined_pid_namespace,
         })
     }
@@ -290,6 +291,7 @@ struct Outside<'a> {
     bundle: &'a Path,
     mounts: Vec<Mount>,
     devices: Vec<Device>,
+    added: Added,
     seccomp: SeccompRequest,
     pid: Namespace,
     joined_pid_namespace: Option<ProcessId>,
@@ -297,14 +299,14 @@ struct Outside<'a> {
     group: Option<Vec<u8>>,
 }
 
-fn container_path(path: &str) -> Result<ContainerPath, StepFailed> {
+pub(super) fn container_path(path: &str) -> Result<ContainerPath, StepFailed> {
     ContainerPath::parse(path).map_err(|fault| StepFailed {
         step: "check paths",
         cause: DriverError::new(ErrorKind::Invalid, format!("{}: {fault}", spec::excerpt(path))),
     })
 }
 
-fn device(found: HostDevice, inside: &str, access: DeviceAccess) -> Result<Device, StepFailed> {
+pub(super) fn device(found: HostDevice, inside: &str, access: DeviceAccess) -> Result<Device, StepFailed> {
     Ok(Device {
         container_path: container_path(inside)?,
         kind: found.kind,
@@ -333,7 +335,7 @@ mod tests {
     use crate::lifecycle::SpecDefaults;
     use crate::lifecycle::tests::{container_plan, sandbox_plan};
     use crate::model::ContainerId;
-    use crate::model::container::MountPlan;
+    use crate::model::container::{MountPlan, MountSource, Propagation};
     use oci_spec::runtime::Spec;
 
     fn pairs(pairs: &[(&str, &str)]) -> Pairs {
@@ -356,7 +358,9 @@ mod tests {
         let mut plan = container_plan(2, &id);
         plan.mounts.push(MountPlan {
             container_path: "/given".to_owned(),
-            host_path: "/host".into(),
+            source: MountSource::Host {
+                host_path: "/host".into(),
+            },
             readonly: false,
             recursive_read_only: false,
             propagation: Propagation::Private,

@@ -76,6 +76,7 @@ impl Lifecycle {
             resources: Resources::default(),
             cgroups_path: parent.container_for_runtime(&plan.id.cast()),
             annotations: AnnotationRequest::default(),
+            additions: Default::default(),
         };
         let config = spec::build(&input).and_then(|built| json(&built.spec));
         config.map_err(DriverError::from).in_step("build pause spec")

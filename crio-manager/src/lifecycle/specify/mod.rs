@@ -1,8 +1,10 @@
 //! Plan + image + pod → the OCI spec's input. The decisions are here, their wording in `spec`.
 
+mod additions;
 mod container;
 mod exec;
 mod infra;
+mod mounts;
 mod namespaces;
 mod resources;
 mod security;
@@ -42,6 +44,12 @@ pub struct SpecDefaults {
     pub inheritable: Inheritable,
     /// What becomes of the volumes of images.
     pub image_volumes: ImageVolumes,
+    /// Where CDI devices are described; the last directory wins.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Where hooks are configured; the last directory wins.
+    pub hooks_dirs: Vec<PathBuf>,
+    /// Lists of what is copied from the host into every container; the first wins.
+    pub default_mounts_files: Vec<PathBuf>,
     /// The program that holds a pod's PID namespace.
     pub pause_path: PathBuf,
     /// The kernel has AppArmor on.
@@ -94,6 +102,9 @@ impl SpecDefaults {
             read_only: false,
             inheritable: Inheritable::Ambient,
             image_volumes: ImageVolumes::MadeInRootfs,
+            cdi_spec_dirs: Vec::new(),
+            hooks_dirs: Vec::new(),
+            default_mounts_files: vec!["/secrets".into()],
             pause_path: "/pause".into(),
             apparmor: false,
         }

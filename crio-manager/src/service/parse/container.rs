@@ -1,9 +1,9 @@
 //! CreateContainer and StopContainer.
 
-use super::device::device;
+use super::device::{cdi_devices, device};
 use super::mount::mount;
 use super::name::{container_metadata, id};
-use super::path::log_path;
+use super::path::{absolute, log_path};
 use super::resources::resources;
 use super::security::{security, unspoken_security};
 use super::{Parsed, enum_value, no_nul, pairs, required, wrong};
@@ -11,6 +11,7 @@ use crate::model::container::ContainerPlan;
 use crate::model::security::NamespaceMode;
 use crate::model::{ContainerId, SandboxPlan, Timestamp, signal};
 use cri::v1;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// CreateContainer, but for its sandbox, which gives the rest.
@@ -39,9 +40,7 @@ pub fn create_container(
     }
     not_beyond_the_pod("network", &security.namespaces.network, &sandbox.namespaces.network)?;
     not_beyond_the_pod("ipc", &security.namespaces.ipc, &sandbox.namespaces.ipc)?;
-    if !config.cdi_devices.is_empty() {
-        return Err(wrong("config.cdi_devices", "not supported by this version"));
-    }
+    let cdi_devices = cdi_devices(config.cdi_devices, &config.annotations)?;
     let words = |field: &str, values: Vec<String>| -> Parsed<Vec<String>> {
         values.into_iter().map(|word| no_nul(field, word)).collect()
     };
@@ -65,6 +64,7 @@ pub fn create_container(
         envs: envs(config.envs)?,
         mounts: config.mounts.into_iter().map(mount).collect::<Parsed<_>>()?,
         devices: config.devices.into_iter().map(device).collect::<Parsed<_>>()?,
+        cdi_devices,
         labels: pairs(config.labels),
         annotations: pairs(config.annotations),
         log_path: log_path(sandbox.log_directory.as_deref(), &config.log_path)?,
@@ -109,6 +109,18 @@ pub fn stop_container(request: v1::StopContainerRequest) -> Parsed<(String, Dura
     Ok((id("container_id", request.container_id)?, Duration::from_secs(grace)))
 }
 
+/// CheckpointContainer: id, the place of the archive, and how long it may take.
+pub fn checkpoint_container(request: v1::CheckpointContainerRequest) -> Parsed<(String, PathBuf, Option<Duration>)> {
+    let location = absolute("location", request.location)?;
+    if location.file_name().is_none() {
+        return Err(wrong("location", "names no file"));
+    }
+    let seconds =
+        u64::try_from(request.timeout).map_err(|_| wrong("timeout", format!("{} is negative", request.timeout)))?;
+    let limit = (seconds > 0).then(|| Duration::from_secs(seconds));
+    Ok((id("container_id", request.container_id)?, location, limit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +129,25 @@ mod tests {
     #[test]
     fn a_signal_that_is_none_is_refused() {
         refused(parsed_container(|c| c.stop_signal = 4711), "stop_signal");
+    }
+
+    #[test]
+    fn a_checkpoint_needs_an_id_a_file_and_no_negative_time() {
+        let asked = |id: &str, location: &str, timeout| {
+            checkpoint_container(v1::CheckpointContainerRequest {
+                container_id: id.into(),
+                location: location.into(),
+                timeout,
+            })
+        };
+        refused(asked("", "/a.tar", 0), "empty");
+        for location in ["", "a.tar", "/", "/a/../b", "/a\0b"] {
+            refused(asked("x", location, 0), "location");
+        }
+        refused(asked("x", "/a.tar", -1), "timeout");
+        let (_, location, limit) = asked("x", "/var/a.tar", 0).unwrap();
+        assert_eq!((location.to_str().unwrap(), limit), ("/var/a.tar", None));
+        assert_eq!(asked("x", "/var/a.tar", 7).unwrap().2, Some(Duration::from_secs(7)));
     }
 
     #[test]

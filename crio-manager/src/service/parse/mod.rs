@@ -14,7 +14,7 @@ mod resources;
 mod sandbox;
 mod security;
 
-pub use container::{create_container, stop_container};
+pub use container::{checkpoint_container, create_container, stop_container};
 pub use exec::{attach, exec, exec_sync, port_forward};
 pub use filter::{Filter, container_filter, container_stats_filter, sandbox_filter, sandbox_stats_filter};
 pub use image::{image, pull_image};

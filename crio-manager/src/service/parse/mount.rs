@@ -2,14 +2,11 @@
 
 use super::path::absolute;
 use super::{Parsed, enum_value, no_nul, wrong};
-use crate::model::container::{MountPlan, Propagation};
+use crate::model::container::{ImageMount, MountPlan, MountSource, Propagation};
 use cri::v1;
 
 pub(super) fn mount(mount: v1::Mount) -> Parsed<MountPlan> {
     let field = "config.mounts";
-    if mount.image.is_some_and(|image| !image.image.is_empty()) {
-        return Err(wrong(field, "image volumes are not supported by this version"));
-    }
     if mount.recursive_read_only && !mount.readonly {
         return Err(wrong("config.mounts.recursive_read_only", "set without readonly"));
     }
@@ -31,11 +28,39 @@ pub(super) fn mount(mount: v1::Mount) -> Parsed<MountPlan> {
     if mount.recursive_read_only && propagation != Propagation::Private {
         return Err(wrong("config.mounts.recursive_read_only", "needs private propagation"));
     }
+    let source = match mount.image.filter(|image| !image.image.is_empty()) {
+        None => MountSource::Host {
+            host_path: absolute("config.mounts.host_path", mount.host_path)?,
+        },
+        Some(_) if !mount.host_path.is_empty() => {
+            return Err(wrong(field, "a host_path and an image: a mount shows one of them"));
+        }
+        Some(_) if !mount.readonly => {
+            return Err(wrong(
+                "config.mounts.readonly",
+                "not set: an image is mounted read-only",
+            ));
+        }
+        Some(_) if propagation != Propagation::Private => {
+            return Err(wrong(
+                "config.mounts.propagation",
+                "an image is mounted with private propagation",
+            ));
+        }
+        Some(image) => MountSource::Image {
+            image: ImageMount {
+                image: no_nul("config.mounts.image.image", image.image)?,
+                user_specified_image: image.user_specified_image,
+                sub_path: no_nul("config.mounts.image_sub_path", mount.image_sub_path)?,
+            },
+        },
+    };
     Ok(MountPlan {
         container_path,
-        host_path: absolute("config.mounts.host_path", mount.host_path)?,
         readonly: mount.readonly,
-        recursive_read_only: mount.recursive_read_only,
+        // Beneath an image nothing is mounted.
+        recursive_read_only: mount.recursive_read_only && matches!(source, MountSource::Host { .. }),
+        source,
         propagation,
         selinux_relabel: mount.selinux_relabel,
     })
@@ -63,5 +88,46 @@ mod tests {
         refused(asked(false, PropagationPrivate), "without readonly");
         refused(asked(true, PropagationHostToContainer), "private");
         refused(asked(true, PropagationBidirectional), "private");
+    }
+
+    #[test]
+    fn an_image_is_mounted_read_only_private_and_instead_of_a_path() {
+        let asked = |change: fn(&mut v1::Mount)| {
+            let mut asked = v1::Mount {
+                container_path: "/inside".into(),
+                readonly: true,
+                recursive_read_only: true,
+                image: Some(v1::ImageSpec {
+                    image: "app:1".into(),
+                    ..Default::default()
+                }),
+                image_sub_path: "etc".into(),
+                ..Default::default()
+            };
+            change(&mut asked);
+            mount(asked)
+        };
+        let plan = asked(|_| ()).unwrap();
+        assert!(plan.readonly && !plan.recursive_read_only, "{plan:?}");
+        let MountSource::Image { image } = plan.source else {
+            panic!("{plan:?}");
+        };
+        assert_eq!((image.image.as_str(), image.sub_path.as_str()), ("app:1", "etc"));
+        refused(asked(|mount| mount.host_path = "/outside".into()), "host_path");
+        refused(asked(|mount| mount.image_sub_path = "a\0".into()), "image_sub_path");
+        refused(
+            asked(|mount| {
+                mount.recursive_read_only = false;
+                mount.readonly = false;
+            }),
+            "readonly",
+        );
+        refused(
+            asked(|mount| {
+                mount.recursive_read_only = false;
+                mount.propagation = v1::MountPropagation::PropagationBidirectional.into();
+            }),
+            "propagation",
+        );
     }
 }
