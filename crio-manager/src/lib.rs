@@ -12,7 +12,8 @@
 //! - `spec`: decisions → OCI runtime spec; pure
 //! - `config`: files, environment and flags → one checked configuration
 //! - `cli`: the command line; `status`: asks a daemon what it has and does; `images`, `wipe`: what there is, and its removal;
-//!   `progress`: what a terminal shows meanwhile; `manual`: the man pages; `logging`: the daemon's own log
+//!   `progress`: what a terminal shows meanwhile; `manual`: the man pages; `logging`: the daemon's own log; `journal`:
+//!   as entries of systemd's journal
 //! - `metrics`: what is counted, for Prometheus
 //! - `node`: builds the drivers from the configuration, hands them to the rooms, serves until SIGTERM
 //! - `systemd`: what the service manager is told; `reload`: what SIGHUP changes
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod drivers;
 pub mod images;
+pub mod journal;
 pub mod lifecycle;
 pub mod logging;
 pub mod manual;

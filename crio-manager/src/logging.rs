@@ -1,4 +1,7 @@
-//! The daemon's own log: events of `tracing` on standard error, where systemd's journal takes them.
+//! The daemon's own log: events of `tracing` on standard error, or as entries of the journal where systemd has connected
+//! standard error with it.
+
+use std::path::Path;
 
 use anyhow::Context as _;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -6,6 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Config, LogFormat};
+use crate::journal::{self, Journal};
 
 /// Libraries that log every frame at `debug`; `log_targets` comes later and can turn them on.
 const LIBRARIES: &str =
@@ -35,13 +39,17 @@ pub fn filter(config: &Config) -> anyhow::Result<EnvFilter> {
         .with_context(|| format!("crio_manager.log_targets: {targets:?} is not a list of target=level"))
 }
 
-/// Sets up the log of this process, once.
+/// Sets up the log of this process, once. Text becomes entries with fields where standard error is the journal's.
 ///
-/// Errors: `log_targets` is not a list of directives; a log was set up before.
+/// Errors: `log_targets` is not a list of directives; a log was set up before; there are no sockets.
 pub fn start(config: &Config) -> anyhow::Result<LogFilter> {
     let (filter, handle) = reload::Layer::new(filter(config)?);
     let lines = fmt::layer().with_writer(std::io::stderr);
+    let journal = std::env::var("JOURNAL_STREAM").ok();
     let lines = match config.manager.log_format {
+        LogFormat::Text if journal::is_stream(std::io::stderr(), journal.as_deref()) => {
+            Journal::new(Path::new(journal::SOCKET)).context("the journal")?.boxed()
+        }
         LogFormat::Text => lines.with_ansi(false).boxed(),
         LogFormat::Json => lines
             .json()

@@ -11,6 +11,7 @@ use crate::drivers::cgroup::cgroupfs::Cgroupfs;
 use crate::drivers::cgroup::systemd::{Systemd, delegated};
 use crate::drivers::child;
 use crate::drivers::clock::HostClock;
+use crate::drivers::fd_store::FdStore;
 use crate::drivers::host::Host;
 use crate::drivers::image::{ImageStore, ImageStoreConfig, PullFiles};
 use crate::drivers::monitor::ConmonRs;
@@ -30,7 +31,7 @@ use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
 use crate::service::inspect::{Inspection, Told};
-use crate::service::listener::{self, CallSpans};
+use crate::service::listener::{self, CallSpans, SocketFile};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
 use crate::spec::process::{EnvVar, Rlimit};
@@ -51,6 +52,7 @@ use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,9 +70,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// How long verbs under way may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a client that was accepted just before the stop has to say its first words: a connection that ends before
-/// them is a refused call.
-const GREETING: Duration = Duration::from_millis(100);
+/// How long a client that was accepted just before the stop has to say its first words, where the socket goes on without
+/// us: a connection that ends before them is a refused call.
+const GREETING: Duration = Duration::from_millis(500);
 
 /// How long work that blocks may take to end after that.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
@@ -106,7 +108,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
-    let (drivers, images) = drivers(&config).await?;
+    let (drivers, images) = drivers(&config, handed.kept).await?;
     let counts = metrics::Counts::default();
     let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
@@ -135,6 +137,10 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     };
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
+    let greeting = match socket.file {
+        SocketFile::HandedOver => GREETING,
+        SocketFile::Made(..) => Duration::ZERO,
+    };
     // Whoever comes after the stop is not accepted: on a socket that was handed over the next daemon does that.
     let connections = UnixListenerStream::new(socket.listener)
         .take_until(async move {
@@ -154,18 +160,19 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
         .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))
         .serve_with_incoming_shutdown(connections, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
-            tokio::time::sleep(GREETING).await;
+            tokio::time::sleep(greeting).await;
         });
+    let (told_wrong, wrong) = tokio::sync::watch::channel(None);
     let signals = async {
-        systemd::ready(&lifecycle).await;
+        systemd::ready(&lifecycle, &wrong).await;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break info!("SIGTERM"),
                 _ = interrupt.recv() => break info!("SIGINT"),
                 _ = hangup.recv() => {
                     systemd::reloading().await;
-                    reload.run(&started_with, &lifecycle).await;
-                    systemd::ready(&lifecycle).await;
+                    told_wrong.send_replace(reload.run(&started_with, &lifecycle).await.err());
+                    systemd::ready(&lifecycle, &wrong).await;
                 }
             }
         }
@@ -177,7 +184,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     };
     let told = async {
         tokio::join!(
-            systemd::keep_status(lifecycle.clone()),
+            systemd::keep_status(lifecycle.clone(), wrong.clone()),
             systemd::keep_watchdog(config.api.listen.clone())
         );
     };
@@ -350,7 +357,7 @@ pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageStore)> {
+pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
@@ -388,7 +395,9 @@ pub(crate) async fn drivers(config: &Config) -> anyhow::Result<(Drivers, ImageSt
     let drivers = Drivers {
         runtime,
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
-        process: Arc::new(HostProcesses),
+        process: Arc::new(HostProcesses {
+            store: systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, kept))),
+        }),
         cgroup: cgroups(config)?,
         namespaces: Arc::new(
             Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?).context("namespaces_dir")?,

@@ -14,15 +14,18 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Reads the configuration again. With an error in it everything stays as it was, and the error is logged.
-    pub async fn run(&self, started_with: &Config, lifecycle: &Lifecycle) {
-        match self.swap(started_with, lifecycle).await {
-            Ok(()) => info!("configuration reloaded"),
-            Err(error) => error!(
-                error = format!("{error:#}"),
+    /// Reads the configuration again. With an error in it everything stays as it was, and the error is logged and given.
+    pub async fn run(&self, started_with: &Config, lifecycle: &Lifecycle) -> Result<(), String> {
+        self.swap(started_with, lifecycle).await.map_err(|error| {
+            let error = format!("{error:#}");
+            error!(
+                error,
                 "the configuration was not reloaded; the one before stays in force"
-            ),
-        }
+            );
+            error
+        })?;
+        info!("configuration reloaded");
+        Ok(())
     }
 
     async fn swap(&self, started_with: &Config, lifecycle: &Lifecycle) -> anyhow::Result<()> {

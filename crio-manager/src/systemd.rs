@@ -3,7 +3,7 @@
 //!
 //! Source: sd_listen_fds(3), sd_notify(3), systemd.service(5) `Type=notify` and `WatchdogSec=`.
 
-use crate::drivers::readiness;
+use crate::drivers::{fd_store, readiness};
 use crate::lifecycle::{Lifecycle, Look};
 use crate::service::local;
 use anyhow::Context as _;
@@ -13,6 +13,7 @@ use sd_notify::NotifyState;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 /// How often the status line is looked at; it is sent when it has changed.
@@ -32,16 +33,25 @@ const PINGS_PER_WATCHDOG: u32 = 3;
 pub struct HandedOver {
     /// What its socket unit listens on.
     pub sockets: Vec<OwnedFd>,
+    /// What an earlier daemon had it keep, by name.
+    pub kept: Vec<(String, OwnedFd)>,
 }
 
 impl HandedOver {
     /// Takes it, once, before this process opens anything itself. Errors: the environment contradicts itself.
     pub fn take() -> anyhow::Result<Self> {
         let handed = readiness::handed_over().context("LISTEN_FDS: what the service manager hands over")?;
+        let (kept, sockets): (Vec<_>, Vec<_>) = handed.into_iter().partition(|(name, _)| fd_store::is_ours(name));
         Ok(Self {
-            sockets: handed.into_iter().map(|(_, socket)| socket).collect(),
+            sockets: sockets.into_iter().map(|(_, socket)| socket).collect(),
+            kept,
         })
     }
+}
+
+/// Where the service manager listens to us, where there is one.
+pub fn notify_socket() -> Option<PathBuf> {
+    std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from)
 }
 
 /// Sends a message. The socket's queue may be full: whoever calls this must be able to wait.
@@ -51,9 +61,12 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
+/// What went wrong with the last reload; `None` once one went well.
+pub type ReloadError = watch::Receiver<Option<String>>;
+
 /// The daemon serves what was there before, and says what that is.
-pub async fn ready(lifecycle: &Lifecycle) {
-    let line = status_line(lifecycle);
+pub async fn ready(lifecycle: &Lifecycle, wrong: &ReloadError) {
+    let line = status_line(lifecycle, wrong);
     blocking(move || tell(&[NotifyState::Ready, NotifyState::Status(&line)])).await;
 }
 
@@ -79,12 +92,12 @@ async fn blocking(send: impl FnOnce() + Send + 'static) {
 }
 
 /// Keeps the line that `systemctl status` shows true. Never returns.
-pub async fn keep_status(lifecycle: Lifecycle) {
+pub async fn keep_status(lifecycle: Lifecycle, wrong: ReloadError) {
     let mut told = String::new();
     let mut every = tokio::time::interval(STATUS_EVERY);
     loop {
         every.tick().await;
-        let line = status_line(&lifecycle);
+        let line = status_line(&lifecycle, &wrong);
         if line != told {
             told.clone_from(&line);
             blocking(move || tell(&[NotifyState::Status(&line)])).await;
@@ -92,9 +105,22 @@ pub async fn keep_status(lifecycle: Lifecycle) {
     }
 }
 
-fn status_line(lifecycle: &Lifecycle) -> String {
+fn status_line(lifecycle: &Lifecycle, wrong: &ReloadError) -> String {
     let (pods, containers) = lifecycle.registry().snapshot();
-    line_of(pods.len(), containers.len(), &lifecycle.under_way())
+    let mut line = line_of(pods.len(), containers.len(), &lifecycle.under_way());
+    if let Some(error) = wrong.borrow().as_deref() {
+        line += &not_reloaded(error);
+    }
+    line
+}
+
+/// On one line: what comes after a line's end would be another word to the service manager.
+fn not_reloaded(error: &str) -> String {
+    let words: Vec<_> = error.split_whitespace().collect();
+    format!(
+        "; configuration not reloaded, the one before is in force: {}",
+        words.join(" ")
+    )
 }
 
 /// "12 pods, 30 containers", and which verbs have been under way for long.
@@ -149,6 +175,14 @@ async fn answers(socket: &std::path::Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_a_reload_is_no_further_word_to_the_service_manager() {
+        assert_eq!(
+            not_reloaded("a.conf:3: no value\nSTOPPING=1"),
+            "; configuration not reloaded, the one before is in force: a.conf:3: no value STOPPING=1"
+        );
+    }
 
     #[test]
     fn the_status_line_counts_and_names_what_is_slow() {

@@ -131,6 +131,11 @@ async fn a_reload_with_an_error_leaves_everything_as_it_was(node: &mut Node) -> 
         node.reload_with("50-broken.conf", toml)?;
         manager.hears("READY=1", n + 2).await?;
         let log = node.log();
+        let status = manager.heard().into_iter().rfind(|heard| heard.starts_with("STATUS="));
+        assert!(
+            status.as_ref().is_some_and(|status| status.contains(complaint)),
+            "{complaint}: {status:?}"
+        );
         let line = log.lines().rfind(|line| line.contains("the one before stays in force"));
         assert!(
             line.is_some_and(|line| line.contains(complaint)),

@@ -104,6 +104,21 @@ impl ServiceHost {
         Ok(())
     }
 
+    /// Adds a drop-in file to the daemon's unit.
+    pub fn override_unit(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let directory = self.host.inside(format!("/etc/systemd/system/{UNIT}.d"));
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join(name), text)?;
+        self.host.run("systemctl", &["daemon-reload"])?;
+        Ok(())
+    }
+
+    /// Takes a new connection to the daemon.
+    pub async fn reconnect(&mut self) -> anyhow::Result<()> {
+        self.client = connected(&self.host).await?;
+        Ok(())
+    }
+
     /// Adds a drop-in file to the daemon's configuration, which it reads when it is told to or restarted.
     pub fn configure(&self, name: &str, toml: &str) -> anyhow::Result<()> {
         Ok(fs::write(self.host.inside(DROP_INS).join(name), toml)?)

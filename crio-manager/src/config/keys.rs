@@ -486,7 +486,7 @@ pub static KEYS: [Key; 61] = [
         "crio_manager",
         "log_format",
         manager.log_format,
-        "The daemon's own log: text or json."
+        "The daemon's own log: text (under systemd entries of the journal, with a field for each value), or json."
     ),
     key!(
         "crio_manager",

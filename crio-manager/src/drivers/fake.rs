@@ -49,6 +49,8 @@ pub struct FakeNode {
     boots: AtomicU32,
     /// Signals that were sent: process and number.
     pub signals: Mutex<Vec<(u32, i32)>>,
+    /// Processes of which a hold is to outlive the daemon.
+    pub kept: Mutex<BTreeSet<NonZeroU32>>,
     /// What the runtime was asked to change, as OCI JSON.
     pub updates: Mutex<Vec<serde_json::Value>>,
     /// The next update fails, when set.
@@ -114,6 +116,7 @@ impl FakeNode {
             blind: AtomicBool::new(false),
             boots: AtomicU32::new(1),
             signals: Mutex::default(),
+            kept: Mutex::default(),
             updates: Mutex::default(),
             fails_update: AtomicBool::new(false),
             usage: Mutex::default(),
@@ -270,6 +273,14 @@ impl ProcessHandle for FakeProcess {
         None
     }
 
+    fn keep(&self) {
+        self.node.upgrade().unwrap().kept.lock().unwrap().insert(self.id.pid);
+    }
+
+    fn let_go(&self) {
+        self.node.upgrade().unwrap().kept.lock().unwrap().remove(&self.id.pid);
+    }
+
     fn signal(&self, signal: i32) -> DriverResult<()> {
         let node = self.node.upgrade().unwrap();
         node.signals.lock().unwrap().push((self.id.pid.get(), signal));
@@ -303,6 +314,8 @@ impl Processes for FakeNode {
             .filter(|process| !*process.ended.borrow())
             .map(|process| process as Arc<dyn ProcessHandle>))
     }
+
+    fn all_held(&self) {}
 }
 
 impl Clock for FakeNode {

@@ -8,6 +8,7 @@ pub mod clock;
 mod copy;
 #[cfg(test)]
 pub mod fake;
+pub mod fd_store;
 pub mod host;
 pub mod image;
 pub mod monitor;

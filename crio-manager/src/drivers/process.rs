@@ -1,5 +1,6 @@
 //! Processes by identity: pidfds, and what `/proc` says beside them.
 
+use super::fd_store::FdStore;
 use super::readiness;
 use super::seams::{DriverError, DriverResult, ErrorKind, ProcessHandle, Processes};
 use crate::model::{ExitStatus, ProcessId};
@@ -10,13 +11,20 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
-/// The processes of this host.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct HostProcesses;
+/// The processes of this host, and the store that keeps our holds on them across restarts, where there is one.
+#[derive(Debug, Clone, Default)]
+pub struct HostProcesses {
+    /// The service manager's.
+    pub store: Option<Arc<FdStore>>,
+}
 
 impl Processes for HostProcesses {
     fn hold(&self, id: ProcessId) -> DriverResult<Option<Arc<dyn ProcessHandle>>> {
         let what = || format!("hold process {}", id.pid);
+        // It tells of a process that is gone, too.
+        if let Some(kept) = self.store.as_ref().and_then(|store| store.take(id)) {
+            return self.held(id, kept, Stored::Already).map(Some);
+        }
         let Some(pid) = i32::try_from(id.pid.get()).ok().and_then(Pid::from_raw) else {
             return Ok(None);
         };
@@ -32,8 +40,26 @@ impl Processes for HostProcesses {
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(DriverError::io(what(), &error)),
         }
-        let pidfd = readiness::watch(pidfd).map_err(|error| DriverError::io(what(), &error))?;
-        Ok(Some(Arc::new(HeldProcess { id, pidfd })))
+        self.held(id, pidfd, Stored::Not).map(Some)
+    }
+
+    fn all_held(&self) {
+        if let Some(store) = &self.store {
+            store.let_go_of_the_rest();
+        }
+    }
+}
+
+impl HostProcesses {
+    fn held(&self, id: ProcessId, pidfd: OwnedFd, stored: Stored) -> DriverResult<Arc<dyn ProcessHandle>> {
+        let pidfd =
+            readiness::watch(pidfd).map_err(|error| DriverError::io(format!("hold process {}", id.pid), &error))?;
+        Ok(Arc::new(HeldProcess {
+            id,
+            pidfd,
+            stored,
+            store: self.store.clone(),
+        }))
     }
 }
 
@@ -73,6 +99,15 @@ pub fn program(pid: NonZeroU32) -> Option<(u64, u64)> {
 struct HeldProcess {
     id: ProcessId,
     pidfd: AsyncFd<OwnedFd>,
+    stored: Stored,
+    store: Option<Arc<FdStore>>,
+}
+
+/// Whether the store had a hold when it was taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Already,
+    Not,
 }
 
 #[async_trait]
@@ -91,6 +126,18 @@ impl ProcessHandle for HeldProcess {
         // It may be reaped between the first two looks.
         let raw = info().or_else(|| zombie_status(self.id)).or_else(info)?;
         Some(ExitStatus::from_wait_status(raw))
+    }
+
+    fn keep(&self) {
+        if let (Stored::Not, Some(store)) = (self.stored, &self.store) {
+            store.keep(self.id, self.pidfd.get_ref());
+        }
+    }
+
+    fn let_go(&self) {
+        if let Some(store) = &self.store {
+            store.let_go(self.id);
+        }
     }
 
     fn signal(&self, signal: i32) -> DriverResult<()> {
@@ -192,7 +239,7 @@ mod tests {
             .spawn()
             .unwrap();
         let id = identify(child.id().unwrap()).unwrap();
-        let handle = HostProcesses.hold(id).unwrap().unwrap();
+        let handle = HostProcesses::default().hold(id).unwrap().unwrap();
         (child, handle)
     }
 
@@ -219,7 +266,7 @@ mod tests {
         let (child, _handle) = child("read x").await;
         let mut id = identify(child.id().unwrap()).unwrap();
         id.start_ticks += 1;
-        assert!(HostProcesses.hold(id).unwrap().is_none());
+        assert!(HostProcesses::default().hold(id).unwrap().is_none());
     }
 
     #[tokio::test]

@@ -346,7 +346,7 @@ mod tests {
             .parse()
             .unwrap();
         if let Some(held) = process::identify(pid)
-            .and_then(|id| super::super::seams::Processes::hold(&process::HostProcesses, id).unwrap())
+            .and_then(|id| super::super::seams::Processes::hold(&process::HostProcesses::default(), id).unwrap())
         {
             timeout(Duration::from_secs(30), held.ended())
                 .await

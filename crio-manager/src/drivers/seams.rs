@@ -381,7 +381,12 @@ pub trait Monitor: Send + Sync {
 /// Processes, by identity and never by pid alone.
 pub trait Processes: Send + Sync {
     /// Takes hold of a process; `None` when it is gone, or its pid belongs to another now. An error says neither.
+    ///
+    /// A hold that an earlier daemon asked to [keep](ProcessHandle::keep) is taken even of a process that is gone.
     fn hold(&self, id: ProcessId) -> DriverResult<Option<Arc<dyn ProcessHandle>>>;
+
+    /// All processes of the records are held: what else was kept for us is not needed.
+    fn all_held(&self);
 }
 
 /// A hold on one process: a pidfd.
@@ -394,6 +399,12 @@ pub trait ProcessHandle: Send + Sync {
     ///
     /// Source: `PIDFD_GET_INFO` (only with its mask bit), else the zombie's field 52 in `/proc/<pid>/stat`.
     fn exit_status(&self) -> Option<ExitStatus>;
+
+    /// Has this hold outlive the daemon, where somebody can keep it. Not waited for, and no promise.
+    fn keep(&self);
+
+    /// Nobody will ask it any more.
+    fn let_go(&self);
 
     /// Sends a signal, 1–64; `Ok` when it is gone already.
     fn signal(&self, signal: i32) -> DriverResult<()>;

@@ -203,6 +203,14 @@ pub struct Held {
     pub monitor: Option<Arc<dyn ProcessHandle>>,
 }
 
+impl Held {
+    /// Does this with each that is held.
+    pub fn each(&self, what: impl Fn(&dyn ProcessHandle)) {
+        let held = [&self.process, &self.monitor];
+        held.into_iter().flatten().for_each(|process| what(process.as_ref()));
+    }
+}
+
 impl ContainerCell {
     /// A container that stands.
     pub fn new(

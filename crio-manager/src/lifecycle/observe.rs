@@ -24,6 +24,7 @@ impl Lifecycle {
             return;
         }
         let (this, cell) = (self.clone(), cell.clone());
+        cell.held().each(|process| process.keep());
         // Not one of the tracked tasks: it lasts as long as the container, and a restart takes it up again.
         tokio::spawn(async move {
             let bundle = this.drivers().bundle.path(&cell.plan.id);
@@ -32,6 +33,7 @@ impl Lifecycle {
                 .find_exit(&cell.plan.id, &bundle, held.process.as_deref(), held.monitor.as_deref())
                 .await;
             this.note_exit(&cell, exit).await;
+            held.each(|process| process.let_go());
         });
     }
 

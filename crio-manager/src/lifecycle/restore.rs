@@ -61,6 +61,7 @@ impl Lifecycle {
                 Progress::Making => half_made.push(HalfMade::Container(Box::new(record))),
             }
         }
+        self.drivers().process.all_held();
         half_made.extend(loaded.lost_containers.into_iter().map(HalfMade::LostContainer));
         for id in loaded.lost_sandboxes {
             if self.registry().sandbox(id.as_str()).is_ok() {

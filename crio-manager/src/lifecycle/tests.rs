@@ -575,6 +575,20 @@ async fn a_failed_look_is_not_taken_for_an_end() {
 }
 
 #[tokio::test]
+async fn holds_outlive_the_daemon_as_long_as_an_exit_is_not_noted() {
+    let node = FakeNode::new(Fails::Never);
+    let before = lifecycle(&node);
+    let cell = running(&before).await;
+    let kept = || node.kept.lock().unwrap().len();
+    assert_eq!(kept(), 2, "of the container and of its monitor");
+    before.stop_container(&cell, Duration::ZERO).await.unwrap();
+    // Told after the exit is noted, by a task of its own.
+    while kept() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_reboot_ends_what_ran_with_a_code_that_is_not_success() {
     let node = FakeNode::new(Fails::Never);
     let id = {

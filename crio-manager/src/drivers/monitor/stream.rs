@@ -113,7 +113,7 @@ impl ConmonRs {
             }
         };
         // One that has ended by now has nothing to be hung up.
-        let command = process::identify(pid).and_then(|id| HostProcesses.hold(id).ok().flatten());
+        let command = process::identify(pid).and_then(|id| HostProcesses::default().hold(id).ok().flatten());
         let (session, input, output, mut ended) = session();
         let work = Box::pin(async move {
             let _kept = (directory, temporary);
