@@ -26,7 +26,7 @@ BENCH ?=
 # crio-manager finds conmon-rs and crio-pause beside itself, so all of them are gathered here.
 BIN := target/bin
 
-.PHONY: help setup build release monitor check unit integration e2e conformance podman vm-test vm-test-short test demo bench doc config install clean
+.PHONY: help setup build release monitor check unit integration e2e conformance podman vm-test vm-test-short test demo bench doc config install deb clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -113,6 +113,9 @@ install: ## install what `make release` built: programs, configuration, man page
 	$(BIN)/crio-manager completion fish > $(DESTDIR)$(SHARE)/fish/vendor_completions.d/crio-manager.fish
 	install -d -m 0755 $(DESTDIR)$(UNIT_DIR)
 	for unit in contrib/systemd/*; do sed 's:/usr/local/bin/:$(PREFIX)/bin/:' $$unit > $(DESTDIR)$(UNIT_DIR)/$${unit##*/}; done
+
+deb: release ## a Debian package of both programs, in target/deb
+	@contrib/deb.sh target/deb
 
 clean: ## remove what was built
 	cargo clean

@@ -1,0 +1,232 @@
+//! The life of the Debian package on a systemd host: installed, upgraded and downgraded under a running container, purged.
+//! What an administrator would type, and what is answered, is printed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
+use e2e::client::{RunningPod, pod_security};
+use e2e::{Client, SystemdHost, TestImage, eventually};
+
+const SOON: Duration = Duration::from_secs(60);
+const UNIT: &str = "crio-manager.service";
+const IMAGE: &str = "e2e.test/busybox:1";
+/// Inside; on a real file system, see tests/hosts/systemd.sh.
+const PACKAGES: &str = "/var/lib/packages";
+
+/// What a package leaves could be in these; what else changes there, systemd, dpkg and the journal do.
+const LOOKED_AT: [&str; 7] = ["/etc", "/usr", "/opt", "/root", "/run", "/var/lib", "/var/cache"];
+const OF_THE_HOST: [&str; 9] = [
+    "/run/systemd",
+    "/run/user",
+    "/run/log",
+    "/run/lock",
+    "/run/dbus",
+    "/run/host",
+    "/var/lib/dpkg",
+    "/var/lib/systemd",
+    PACKAGES,
+];
+
+#[tokio::test]
+async fn a_package_is_installed_upgraded_downgraded_and_purged_around_a_running_container() {
+    let Some(host) = SystemdHost::start(&[]).unwrap() else {
+        return;
+    };
+    let packages = host.inside(PACKAGES);
+    fs::create_dir(&packages).unwrap();
+    let (old, new) = (
+        built("0.1.0-1", &packages).unwrap(),
+        built("0.1.0-2", &packages).unwrap(),
+    );
+    let machine = Machine { host };
+    if let Err(error) = life(&machine, &old, &new).await {
+        panic!(
+            "{error:#}\n{}",
+            machine.host.run("journalctl", &["--no-pager", "-u", UNIT]).unwrap()
+        );
+    }
+    machine.host.stop().unwrap();
+}
+
+async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
+    let before = machine.traces()?;
+    // crun 1.8 refuses version 1 with a version 2 mount beside it.
+    let drop_in = machine.host.inside("/etc/crio/crio.conf.d");
+    fs::create_dir_all(&drop_in)?;
+    fs::write(
+        drop_in.join("10-test.conf"),
+        "[crio.runtime]\ndefault_runtime = \"runc\"\n",
+    )?;
+
+    machine.types(&format!("dpkg -i {old}"))?;
+    let version = machine.types("dpkg-query -W crio-manager")?;
+    ensure!(version.ends_with("\t0.1.0-1\n"), "{version}");
+    ensure!(machine.types("systemctl is-enabled crio-manager")? == "enabled\n");
+    ensure!(machine.types("systemctl is-active crio-manager")? == "active\n");
+    ensure!(
+        machine.types("dpkg --verify crio-manager")?.is_empty(),
+        "files differ from the package's"
+    );
+
+    TestImage::busybox()?.write_docker_archive(&machine.host.inside("/var/lib/packages/busybox.tar"), IMAGE)?;
+    machine.types("crio-manager image load /var/lib/packages/busybox.tar")?;
+    let client = machine.connected().await?;
+    let pod = running_pod(&client).await?;
+    let script = |end: &str, code: u8| format!("while [ ! -e /{end} ]; do sleep 0.05; done; exit {code}");
+    let (first, second) = (
+        pod.sh("first", &script("end", 7)).await?,
+        pod.sh("second", &script("end", 9)).await?,
+    );
+    let pids = (client.pid(&first).await?, client.pid(&second).await?);
+    println!(
+        "# container {first} has pid {}, container {second} pid {}",
+        pids.0, pids.1
+    );
+    let daemon = machine.main_pid()?;
+
+    machine.types(&format!("dpkg -i {new}"))?;
+    let upgraded = machine.main_pid()?;
+    ensure!(upgraded != daemon && upgraded != "0", "the daemon is still {daemon}");
+    let client = machine.connected().await?;
+    ensure!(
+        (client.pid(&first).await?, client.pid(&second).await?) == pids,
+        "other processes"
+    );
+    client.output(&first, &["touch", "/end"]).await?;
+    let exit = client.exited(&first, SOON).await?.exit_code;
+    ensure!(exit == 7, "{exit}");
+    println!(
+        "# upgraded: daemon {daemon} is {upgraded} now; the pids are the same; {first} was ended by an exec: exit code 7"
+    );
+
+    machine.types(&format!("dpkg -i {old}"))?;
+    let downgraded = machine.main_pid()?;
+    ensure!(
+        downgraded != upgraded && downgraded != "0",
+        "the daemon is still {upgraded}"
+    );
+    let client = machine.connected().await?;
+    ensure!(
+        client.status(&first).await?.exit_code == 7,
+        "the exit code is known to each daemon"
+    );
+    ensure!(client.pid(&second).await? == pids.1, "another process");
+    client.output(&second, &["touch", "/end"]).await?;
+    let exit = client.exited(&second, SOON).await?.exit_code;
+    ensure!(exit == 9, "{exit}");
+    println!(
+        "# downgraded: daemon {upgraded} is {downgraded} now; the pid is the same; {second} was ended: exit code 9"
+    );
+
+    let last = pod_of(&client, &pod).sh("last", "sleep 100000").await?;
+    println!("# container {last} runs");
+    machine.types("crio-manager status")?;
+    machine.types("dpkg --purge crio-manager")?;
+    let after = machine.traces()?;
+    let left: Vec<_> = after.difference(&before).collect();
+    ensure!(left.is_empty(), "left behind: {left:#?}");
+    println!("# no file, mount, cgroup or process more than before the installation");
+    ensure!(machine.types("systemctl is-system-running")? == "running\n");
+    Ok(())
+}
+
+/// Builds the package, and gives its path inside.
+fn built(version: &str, packages: &Path) -> anyhow::Result<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/deb.sh");
+    let build = Command::new(script)
+        .arg(packages)
+        .arg(version)
+        .env("BIN", e2e::node::programs())
+        .env("COMPRESSION", "gzip")
+        .output()?;
+    let said = String::from_utf8_lossy(&build.stderr);
+    ensure!(build.status.success(), "deb.sh: {said}");
+    let path = String::from_utf8(build.stdout)?;
+    let name = path.trim().rsplit('/').next().context("a path")?.to_owned();
+    Ok(format!("{PACKAGES}/{name}"))
+}
+
+struct Machine {
+    host: SystemdHost,
+}
+
+impl Machine {
+    /// As an administrator at a shell: shown with what it answers.
+    fn types(&self, line: &str) -> anyhow::Result<String> {
+        println!("$ {line}");
+        let answer = self.host.run("sh", &["-c", &format!("{line} 2>&1")])?;
+        print!("{answer}");
+        Ok(answer)
+    }
+
+    async fn connected(&self) -> anyhow::Result<Client> {
+        let socket = self.host.inside("/run/crio/crio.sock");
+        eventually("the daemon takes calls", || Ok(UnixStream::connect(&socket).is_ok())).await?;
+        Client::connect(&socket).await
+    }
+
+    fn main_pid(&self) -> anyhow::Result<String> {
+        let answer = self
+            .host
+            .run("systemctl", &["show", "--property=MainPID", "--value", UNIT])?;
+        Ok(answer.trim().to_owned())
+    }
+
+    /// Files, mounts, cgroups and processes, as far as a container runtime could have to do with them.
+    fn traces(&self) -> anyhow::Result<BTreeSet<String>> {
+        let pruned = OF_THE_HOST.map(|path| format!("-path {path} -prune")).join(" -o ");
+        let script = format!(
+            "find {} \\( {pruned} \\) -o -printf 'file %p\\n'\n\
+             cut -d' ' -f5 /proc/self/mountinfo | sed 's/^/mount /'\n\
+             find /sys/fs/cgroup -type d \\( -name 'crio*' -o -name 'kubepods*' \\) -printf 'cgroup %p\\n'\n\
+             ps -e -o comm= | grep -E '^(conmon|crio|pause|runc|sleep)' | sed 's/^/process /' || :",
+            LOOKED_AT.join(" ")
+        );
+        let all = self.host.run("sh", &["-c", &script])?;
+        Ok(all.lines().map(str::to_owned).collect())
+    }
+}
+
+async fn running_pod(client: &Client) -> anyhow::Result<RunningPod> {
+    // With a process of its own: the pause program and its monitor are of the package too.
+    let mut security = pod_security(NamespaceMode::Node);
+    if let Some(namespaces) = &mut security.namespace_options {
+        namespaces.pid = NamespaceMode::Pod.into();
+    }
+    let config = PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: "lasting".to_owned(),
+            uid: "uid-lasting".to_owned(),
+            namespace: "e2e".to_owned(),
+            attempt: 0,
+        }),
+        log_directory: "/var/log/pods/lasting".to_owned(),
+        linux: Some(LinuxPodSandboxConfig {
+            security_context: Some(security),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    Ok(RunningPod {
+        id: client.run_pod(&config).await?,
+        config,
+        image: IMAGE.to_owned(),
+        client: client.clone(),
+    })
+}
+
+/// The same pod, by another daemon.
+fn pod_of(client: &Client, pod: &RunningPod) -> RunningPod {
+    RunningPod {
+        id: pod.id.clone(),
+        config: pod.config.clone(),
+        image: pod.image.clone(),
+        client: client.clone(),
+    }
+}
