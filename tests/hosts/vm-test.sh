@@ -33,10 +33,10 @@ one() { # a cgroup manager, a test program, arguments
 if [ "$short" = --short ]; then
     one cgroupfs cgroup
     for manager in systemd cgroupfs; do
-        one $manager resources limits_ a_limit
-        one $manager container_lifecycle limits_reach memory
-        one $manager killed
+        one $manager container_lifecycle limits_reach out_of_memory
+        one $manager resources files_of
     done
+    one systemd killed
 else
     one cgroupfs cgroup
     for name in pod_lifecycle container_lifecycle kubelet logs exec streaming resources events stats images network \
@@ -46,10 +46,16 @@ else
     for name in container_lifecycle resources stats killed restart create_timeout; do
         one cgroupfs $name
     done
+    one cgroupfs conformance apparmor
 fi
 
 status=0
-LIMIT=${LIMIT:-5400} tests/hosts/vm.sh $results/job || status=$?
+[ "$short" = --short ] && limit=1200 || limit=5400
+LIMIT=${LIMIT:-$limit} tests/hosts/vm.sh $results/job || status=$?
+if [ $status = 125 ] && [ ! -e $results/ended ]; then
+    echo "SKIPPED: no guest with cgroup version 2: it did not start, see above" >&2
+    exit 0
+fi
 for manager in systemd cgroupfs; do
     for file in $results/$manager.*.txt; do
         [ -e "$file" ] || continue
