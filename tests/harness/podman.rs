@@ -27,6 +27,8 @@ use crate::{POLL, SURELY};
 pub const IMAGE: &str = "localhost/busybox:1";
 /// The bridge of Podman's default network stays.
 const BRIDGE: &str = "cni-podman0";
+/// A copy of the monitor under test, in the test's directory.
+const MONITOR: &str = "monitor";
 /// What no `podman` takes; it is then ended, and the test fails.
 const COMMAND_LIMIT_SECONDS: &str = "90";
 /// How long cleanup in the background may take.
@@ -75,6 +77,9 @@ impl Podman {
             fs::create_dir(directory.path().join(name))?;
         }
         write_configuration(directory.path())?;
+        // What the namespaces hide may hold the project: then Podman would take the machine's conmon without a word.
+        let from = monitor();
+        fs::copy(&from, directory.path().join(MONITOR)).with_context(|| from.display().to_string())?;
         let journal = UnixDatagram::bind(directory.path().join("journal/socket"))?;
         journal.set_read_timeout(Some(SURELY))?;
         let namespaces = Namespaces::create(&preparation(directory.path()))?;
@@ -93,6 +98,11 @@ impl Podman {
         TestImage::busybox()?.write_docker_archive(&archive, IMAGE)?;
         podman.run(&["load", "-q", "-i", &archive.display().to_string()])?;
         Ok(podman)
+    }
+
+    /// The monitor that this Podman is told to use.
+    pub fn monitor(&self) -> PathBuf {
+        self.path(MONITOR)
     }
 
     /// A path beneath the test's directory.
@@ -127,7 +137,7 @@ impl Podman {
             .args(["timeout", "--foreground", "--kill-after=5", COMMAND_LIMIT_SECONDS])
             .arg("podman")
             .arg("--conmon")
-            .arg(monitor())
+            .arg(self.monitor())
             .args(["--runtime", self.runtime.name(), "--tmpdir"])
             .arg(self.path("libpod"))
             .stdin(Stdio::null());
@@ -315,8 +325,8 @@ pub fn told(output: &Output) -> String {
     )
 }
 
-/// The monitor under test.
-pub fn monitor() -> PathBuf {
+/// The monitor under test, where it was built.
+fn monitor() -> PathBuf {
     if let Some(path) = std::env::var_os("PODMAN_TEST_MONITOR") {
         return path.into();
     }

@@ -1,7 +1,7 @@
 //! From start to exit: codes, signals, restarts, time limits, health.
 
 use anyhow::ensure;
-use e2e::podman::{IMAGE, Podman, monitor, told};
+use e2e::podman::{IMAGE, Podman, told};
 use e2e::with_podman;
 
 with_podman!(
@@ -24,7 +24,7 @@ fn the_monitor_is_the_one_under_test(podman: &Podman) -> anyhow::Result<()> {
     podman.run(&["run", "-d", "--name", "c", IMAGE, "sleep", "1000"])?;
     let pid = podman.run(&["inspect", "c", "--format", "{{.State.ConmonPid}}"])?;
     let program = std::fs::read_link(podman.namespaces.inside(format!("/proc/{pid}/exe")))?;
-    ensure!(program == monitor().canonicalize()?, "{program:?}");
+    ensure!(program == podman.monitor(), "{program:?}");
     Ok(())
 }
 

@@ -117,7 +117,8 @@ struct Spec {
 
 impl Spec {
     fn of(json: Value) -> Self {
-        let root = json.pointer("/root/path").and_then(Value::as_str).unwrap_or_default();
+        let root = json.get("root").and_then(|root| root.get("path"));
+        let root = root.and_then(Value::as_str).unwrap_or_default();
         Self {
             root: root.to_owned(),
             annotations: json.get("annotations").cloned().unwrap_or_else(|| json!({})),
