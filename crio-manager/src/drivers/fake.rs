@@ -5,7 +5,6 @@ mod files;
 use super::cgroup::{Counters, Usage};
 use super::seams::*;
 use crate::model::container::Resources;
-use crate::model::name::Pairs;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use async_trait::async_trait;
@@ -509,11 +508,7 @@ impl Cgroups for FakeNode {
         Ok(self.limits.lock().unwrap().clone())
     }
 
-    async fn set_files(&self, _: &CgroupPath, _: &Pairs) -> DriverResult<()> {
-        Ok(())
-    }
-
-    async fn lift_cpu_quota(&self, _: &CgroupPath) -> DriverResult<()> {
+    async fn complete_limits(&self, _: &CgroupPath, _: &Resources) -> DriverResult<()> {
         Ok(())
     }
 

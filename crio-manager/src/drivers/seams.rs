@@ -7,7 +7,6 @@ use crate::drivers::cgroup::{Counters, Usage};
 use crate::drivers::image::PullRequest;
 use crate::model::cdi::CdiName;
 use crate::model::container::{ImageMount, Resources};
-use crate::model::name::Pairs;
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use crate::spec::ContainerPath;
@@ -446,12 +445,9 @@ pub trait Cgroups: Send + Sync {
     /// The limits it has now, every one that the kernel has; of the files of cgroup v2 those named in `unified`.
     async fn limits(&self, cgroup: &CgroupPath, unified: Vec<String>) -> DriverResult<Resources>;
 
-    /// Writes into files of cgroup v2, by their names, what they do not say yet: not every runtime sets all of them.
-    /// Nothing on version 1.
-    async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> DriverResult<()>;
-
-    /// Takes the CPU quota away; `Ok` where there is none.
-    async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()>;
+    /// Sets, of the limits that the OCI runtime was asked for, those that runtimes leave out or set otherwise: a quota that
+    /// is taken away; on version 2 also swap and the files asked for by their names.
+    async fn complete_limits(&self, cgroup: &CgroupPath, asked: &Resources) -> DriverResult<()>;
 
     /// Sets the `oom_score_adj` of every process in it.
     async fn set_oom_score_adj(&self, cgroup: &CgroupPath, value: i32) -> DriverResult<()>;

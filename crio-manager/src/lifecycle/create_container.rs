@@ -258,8 +258,8 @@ impl Lifecycle {
         let Launched { process, monitor } = launched.in_step("launch monitor")?;
         let cgroup = parent.container(&plan.id);
         d.cgroup
-            .set_files(&cgroup, &plan.resources.unified)
-            .step("set unified")
+            .complete_limits(&cgroup, &plan.resources)
+            .step("complete limits")
             .await?;
         tracing::Span::current().record("pid", process.pid.get());
         let held = Held {

@@ -12,6 +12,17 @@ use crate::model::record::PodResources;
 use std::sync::Arc;
 use tracing::{info, warn};
 
+/// A quota and its period are one file on version 2, where OCI runtimes forget the one that is not said. Systemd forgets
+/// the period of a quota that is taken away.
+fn whole_quota(asked: &Resources, known: &Resources) -> Resources {
+    let mut asked = asked.clone();
+    if asked.cpu_quota_us.is_some() || asked.cpu_period_us.is_some() {
+        asked.cpu_quota_us = asked.cpu_quota_us.or(known.cpu_quota_us);
+        asked.cpu_period_us = asked.cpu_period_us.or(known.cpu_period_us);
+    }
+    asked
+}
+
 impl Lifecycle {
     /// Changes the limits of a container that is created or running; what is not said stays.
     ///
@@ -36,6 +47,7 @@ impl Lifecycle {
             return Err(gone());
         }
         let d = self.drivers();
+        let asked = &whole_quota(asked, &cell.resources());
         let json = self.changes(cell, asked).in_step("check limits")?;
         let cgroup = cell.cgroup_parent.container(&cell.plan.id);
         let usage = d.cgroup.usage(&cgroup).step("look at its use").await?;
@@ -63,8 +75,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// By the runtime, but for what runtimes cannot: take a quota away (crun 1.8 with version 1), and the score of
-    /// processes that run.
+    /// By the runtime, but for what runtimes do not set as asked, and the score of processes that run.
     async fn set_limits(&self, cell: &ContainerCell, json: Vec<u8>, asked: &Resources) -> Result<(), StepFailed> {
         let d = self.drivers();
         let cgroup = cell.cgroup_parent.container(&cell.plan.id);
@@ -72,10 +83,7 @@ impl Lifecycle {
         updated
             .map_err(|failed| blame_named_file(asked, failed))
             .in_step("update")?;
-        d.cgroup.set_files(&cgroup, &asked.unified).step("set unified").await?;
-        if asked.cpu_quota_us.is_some_and(|quota| quota < 0) {
-            d.cgroup.lift_cpu_quota(&cgroup).step("lift quota").await?;
-        }
+        d.cgroup.complete_limits(&cgroup, asked).step("complete limits").await?;
         if asked.oom_score_adj != 0 {
             let score = self.reachable_oom_score(asked.oom_score_adj);
             d.cgroup

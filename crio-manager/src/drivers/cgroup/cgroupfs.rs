@@ -9,7 +9,6 @@ mod pressure;
 
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
-use crate::model::name::Pairs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -551,13 +550,19 @@ impl Cgroupfs {
         self.blocking(move |tree| tree.limits(&cgroup, &unified)).await
     }
 
-    /// Writes into files of version 2 what they do not say yet; nothing where version 1 has the controllers.
-    pub async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> Result<()> {
-        if files.is_empty() {
+    /// Sets what OCI runtimes leave out of the limits that they were asked for, or set otherwise.
+    pub async fn complete_limits(&self, cgroup: &CgroupPath, asked: &Resources) -> Result<()> {
+        let Some(rest) = self.tree.left_out(asked) else {
             return Ok(());
-        }
-        let (cgroup, files) = (cgroup.clone(), files.clone());
-        self.blocking(move |tree| tree.set_files(&cgroup, &files)).await
+        };
+        let cgroup = cgroup.clone();
+        self.blocking(move |tree| tree.complete(&cgroup, &rest)).await
+    }
+
+    /// What `memory.swap.max` is to say of these limits, in bytes, `u64::MAX` for no limit; `None` where nothing is asked or
+    /// version 1 counts.
+    pub(super) fn swap_max(&self, asked: &Resources) -> Option<u64> {
+        self.tree.left_out(asked)?.swap_bytes
     }
 
     /// Sets the `oom_score_adj` of every process in it.

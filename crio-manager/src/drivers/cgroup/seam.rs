@@ -1,11 +1,10 @@
 //! cgroupfs as the lifecycle sees it.
 
 use super::cgroupfs::Cgroupfs;
-use super::{Counters, Error, Limits, Mode, Usage};
+use super::{Counters, Error, Mode, Usage};
 use crate::drivers::seams::{CgroupManager, CgroupSummary, Cgroups, DriverError, DriverResult, Entrance, ErrorKind};
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
-use crate::model::name::Pairs;
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -57,16 +56,8 @@ impl Cgroups for Cgroupfs {
         Ok(Cgroupfs::limits(self, cgroup, unified).await?)
     }
 
-    async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> DriverResult<()> {
-        Ok(Cgroupfs::set_files(self, cgroup, files).await?)
-    }
-
-    async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()> {
-        let none = Limits {
-            cpu_quota_us: Some(-1),
-            ..Limits::default()
-        };
-        Ok(self.set_limits(cgroup, &none).await?)
+    async fn complete_limits(&self, cgroup: &CgroupPath, asked: &Resources) -> DriverResult<()> {
+        Ok(Cgroupfs::complete_limits(self, cgroup, asked).await?)
     }
 
     async fn set_oom_score_adj(&self, cgroup: &CgroupPath, value: i32) -> DriverResult<()> {

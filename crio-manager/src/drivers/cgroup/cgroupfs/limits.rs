@@ -1,12 +1,24 @@
-//! The limits that a cgroup has now, in CRI's words, whoever set them.
+//! The limits that a cgroup has now, in CRI's words, whoever set them; and those that OCI runtimes do not set as asked.
 
 use super::{Tree, below, read_number, write};
-use crate::drivers::cgroup::{Error, Mode, Result};
+use crate::drivers::cgroup::{Error, Limits, Mode, Result};
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
 use crate::model::name::Pairs;
 use std::fs;
 use std::path::Path;
+
+const SWAP_MAX: &str = "memory.swap.max";
+
+/// What OCI runtimes do not set as asked: crun 1.8 takes no quota away on version 1; with systemd crun counts memory as
+/// swap too, and runc says nothing to systemd of swap that is not allowed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    no_quota: bool,
+    /// `u64::MAX` is no limit, as for systemd.
+    pub(super) swap_bytes: Option<u64>,
+    files: Pairs,
+}
 
 impl Tree {
     /// Every field said, as far as the kernel has it; of the files of version 2 those named in `unified`.
@@ -40,23 +52,69 @@ impl Tree {
         Ok(limits)
     }
 
-    pub(super) fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> Result<()> {
+    /// What is left to set of these limits; `None` where nothing is.
+    pub(super) fn left_out(&self, asked: &Resources) -> Option<LeftOut> {
+        let v2 = self.host.mode == Mode::V2;
+        let rest = LeftOut {
+            no_quota: asked.cpu_quota_us.is_some_and(|us| us < 0),
+            swap_bytes: swap_max(asked).filter(|_| v2),
+            files: if v2 { asked.unified.clone() } else { Pairs::new() },
+        };
+        (rest != LeftOut::default()).then_some(rest)
+    }
+
+    /// Writes what is not there yet.
+    pub(super) fn complete(&self, cgroup: &CgroupPath, rest: &LeftOut) -> Result<()> {
+        if rest.no_quota {
+            let none = Limits {
+                cpu_quota_us: Some(-1),
+                ..Limits::default()
+            };
+            self.set_limits(cgroup, &none)?;
+        }
         let Some(v2) = self.hierarchies.first().filter(|_| self.host.mode == Mode::V2) else {
             return Ok(());
         };
         let dir = below(cgroup, &v2.mount);
-        for (name, value) in files.iter().filter(|(name, _)| !name.contains('/')) {
-            let path = dir.join(name);
-            if read_word(&path).as_ref() != Some(value) {
-                write(&path, value).map_err(|source| Error::NamedFile {
-                    name: name.clone(),
-                    value: value.clone(),
-                    source,
-                })?;
-            }
+        if let Some(bytes) = rest.swap_bytes
+            && dir.join(SWAP_MAX).exists()
+        {
+            let word = if bytes == u64::MAX {
+                "max".to_owned()
+            } else {
+                bytes.to_string()
+            };
+            set(&dir, SWAP_MAX, &word)?;
+        }
+        for (name, value) in rest.files.iter().filter(|(name, _)| !name.contains('/')) {
+            set(&dir, name, value)?;
         }
         Ok(())
     }
+}
+
+/// Without a word about it, a memory limit means none.
+fn swap_max(asked: &Resources) -> Option<u64> {
+    let Ok(memory) = u64::try_from(asked.memory_limit_bytes?) else {
+        return Some(u64::MAX);
+    };
+    Some(match asked.memory_swap_limit_bytes.map(u64::try_from) {
+        None => 0,
+        Some(Ok(both)) => both.saturating_sub(memory),
+        Some(Err(_none)) => u64::MAX,
+    })
+}
+
+fn set(dir: &Path, name: &str, value: &str) -> Result<()> {
+    let path = dir.join(name);
+    if read_word(&path).as_deref() == Some(value) {
+        return Ok(());
+    }
+    write(&path, value).map_err(|source| Error::NamedFile {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        source,
+    })
 }
 
 fn read_cpu(dir: &Path, v2: bool, limits: &mut Resources) {
@@ -87,7 +145,7 @@ fn read_memory(dir: &Path, v2: bool, limits: &mut Resources) {
         return;
     }
     limits.memory_limit_bytes = bytes("memory.max");
-    limits.memory_swap_limit_bytes = match (limits.memory_limit_bytes, bytes("memory.swap.max")) {
+    limits.memory_swap_limit_bytes = match (limits.memory_limit_bytes, bytes(SWAP_MAX)) {
         (Some(memory), Some(swap)) if memory >= 0 && swap >= 0 => Some(memory.saturating_add(swap)),
         (Some(_), Some(_)) => Some(-1),
         _ => None,
@@ -130,6 +188,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn swap_of_version_2_is_what_is_allowed_beyond_memory() {
+        let of = |memory, swap| {
+            swap_max(&Resources {
+                memory_limit_bytes: memory,
+                memory_swap_limit_bytes: swap,
+                ..Resources::default()
+            })
+        };
+        assert_eq!(of(None, None), None);
+        assert_eq!(of(Some(100), None), Some(0));
+        assert_eq!(of(Some(100), Some(100)), Some(0));
+        assert_eq!(of(Some(100), Some(150)), Some(50));
+        assert_eq!(of(Some(100), Some(-1)), Some(u64::MAX));
+        assert_eq!(of(Some(-1), None), Some(u64::MAX));
+    }
+
     /// The files of version 2, on a plain file system.
     #[test]
     fn limits_of_version_2_are_read_in_the_words_of_cri() {
@@ -165,5 +240,15 @@ mod tests {
         assert_eq!(limits.unified, [("memory.high".to_owned(), "70".to_owned())].into());
         fs::write(dir.join("memory.swap.max"), "max\n").unwrap();
         assert_eq!(tree.limits(&cgroup, &[]).unwrap().memory_swap_limit_bytes, Some(-1));
+
+        let asked = Resources {
+            cpu_quota_us: None,
+            ..limits
+        };
+        let rest = tree.left_out(&asked).unwrap();
+        fs::write(dir.join("memory.swap.max"), "0\n").unwrap();
+        tree.complete(&cgroup, &rest).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("memory.swap.max")).unwrap(), "50");
+        assert_eq!(tree.left_out(&Resources::default()), None);
     }
 }

@@ -130,12 +130,12 @@ impl Bus {
         }
     }
 
-    /// Takes the CPU quota away that a unit was given.
-    pub(super) async fn lift_cpu_quota(&self, unit: &str) -> Result<(), Error> {
-        let what = || format!("lift the quota of {unit}");
+    /// Sets limits of a unit, until the next boot; `Ok` where there is no such unit.
+    pub(super) async fn set_properties(&self, unit: &str, properties: &Properties<'_>) -> Result<(), Error> {
+        let what = || format!("set limits of {unit}");
         let link = self.link(&what).await?;
-        let none = [("CPUQuotaPerSecUSec", Value::from(u64::MAX))];
-        match within(CALL_LIMIT, &what, link.manager.set_unit_properties(unit, true, &none)).await? {
+        let set = link.manager.set_unit_properties(unit, true, properties);
+        match within(CALL_LIMIT, &what, set).await? {
             Ok(()) => Ok(()),
             Err(error) if is_named(&error, NO_SUCH_UNIT) => Ok(()),
             Err(error) => Err(self.failed(&what, error).await),

@@ -15,7 +15,6 @@ use crate::drivers::seams::{CgroupManager, CgroupSummary, Cgroups, DriverError, 
 use crate::model::CgroupPath;
 use crate::model::cgroup::Scope;
 use crate::model::container::Resources;
-use crate::model::name::Pairs;
 use crate::model::slice::Slice;
 use async_trait::async_trait;
 use bus::{Bus, Start};
@@ -257,16 +256,19 @@ impl Cgroups for Systemd {
         Cgroups::limits(&self.files, cgroup, unified).await
     }
 
-    async fn set_files(&self, cgroup: &CgroupPath, files: &Pairs) -> DriverResult<()> {
-        Cgroups::set_files(&self.files, cgroup, files).await
-    }
-
-    async fn lift_cpu_quota(&self, cgroup: &CgroupPath) -> DriverResult<()> {
-        if let Some(scope) = cgroup.scope() {
-            // Systemd would set it again when it is reloaded.
-            self.bus.lift_cpu_quota(&scope.unit).await?;
+    /// Systemd is told first: it writes what it knows into the cgroup after its answer, and again when it is reloaded.
+    async fn complete_limits(&self, cgroup: &CgroupPath, asked: &Resources) -> DriverResult<()> {
+        let mut known = Vec::new();
+        if asked.cpu_quota_us.is_some_and(|quota| quota < 0) {
+            known.push(("CPUQuotaPerSecUSec", u64::MAX.into()));
         }
-        self.files.lift_cpu_quota(cgroup).await
+        if let Some(swap) = self.files.swap_max(asked) {
+            known.push(("MemorySwapMax", swap.into()));
+        }
+        if let Some(scope) = cgroup.scope().filter(|_| !known.is_empty()) {
+            self.bus.set_properties(&scope.unit, &known).await?;
+        }
+        Cgroups::complete_limits(&self.files, cgroup, asked).await
     }
 
     async fn set_oom_score_adj(&self, cgroup: &CgroupPath, value: i32) -> DriverResult<()> {
