@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::slice::Slice;
+use crate::model::trust::Trust;
 
 use oci_spec::runtime::Capability;
 use thiserror::Error;
@@ -157,6 +158,9 @@ pub struct ManagerConfig {
     pub cni_timeout: Duration,
     pub registries_conf: Option<PathBuf>,
     pub registry_certs_dir: PathBuf,
+    /// A configured handler once loaded; empty: untrusted pods are refused.
+    pub untrusted_runtime: String,
+    pub default_workload_trust: Trust,
 }
 
 impl Default for Config {
@@ -239,6 +243,8 @@ impl Default for Config {
                 cni_timeout: Duration::from_secs(60),
                 registries_conf: Some("/etc/containers/registries.conf".into()),
                 registry_certs_dir: "/etc/containers/certs.d".into(),
+                untrusted_runtime: String::new(),
+                default_workload_trust: Trust::Trusted,
             },
         }
     }
@@ -452,6 +458,18 @@ impl Setting for ImageVolumes {
             ImageVolumes::Mkdir => "mkdir",
             ImageVolumes::Bind => "bind",
             ImageVolumes::Ignore => "ignore",
+        })
+    }
+}
+
+impl Setting for Trust {
+    fn read(value: &Value) -> Result<Self, String> {
+        one_of(value, &[("trusted", Trust::Trusted), ("untrusted", Trust::Untrusted)])
+    }
+    fn write(&self) -> String {
+        value::quote(match self {
+            Trust::Trusted => "trusted",
+            Trust::Untrusted => "untrusted",
         })
     }
 }

@@ -27,6 +27,7 @@ use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
 use crate::metrics::{self, CountedCalls, Exposition};
 use crate::model::CgroupPath;
 use crate::model::record::Handler;
+use crate::model::trust::TrustPolicy;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
@@ -527,6 +528,10 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),
         apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|enabled| enabled.starts_with(b"Y")),
+        trust: TrustPolicy {
+            untrusted_handler: Some(config.manager.untrusted_runtime.clone()).filter(|name| !name.is_empty()),
+            unsaid: config.manager.default_workload_trust,
+        },
     })
 }
 

@@ -143,7 +143,7 @@ pub static TABLES: [(&str, &str); 7] = [
 
 /// The keys that a reload (SIGHUP) changes; all others, and the handlers, need a restart. Whatever is here reaches the
 /// daemon in `reload`.
-static LIVE: [(&str, &str); 14] = [
+static LIVE: [(&str, &str); 16] = [
     ("crio.runtime", "add_inheritable_capabilities"),
     ("crio.runtime", "cdi_spec_dirs"),
     ("crio.runtime", "default_capabilities"),
@@ -156,11 +156,13 @@ static LIVE: [(&str, &str); 14] = [
     ("crio.runtime", "read_only"),
     ("crio.runtime", "seccomp_profile"),
     ("crio.image", "image_volumes"),
+    ("crio_manager", "default_workload_trust"),
     ("crio_manager", "log_targets"),
     ("crio_manager", "pause_path"),
+    ("crio_manager", "untrusted_runtime"),
 ];
 
-pub static KEYS: [Key; 61] = [
+pub static KEYS: [Key; 63] = [
     key!(
         "crio",
         "root",
@@ -511,6 +513,18 @@ pub static KEYS: [Key; 61] = [
         "registry_certs_dir",
         manager.registry_certs_dir,
         "Certificates per registry: HOST[:PORT]/*.crt are trusted authorities, *.cert and *.key our own."
+    ),
+    key!(
+        "crio_manager",
+        "untrusted_runtime",
+        manager.untrusted_runtime,
+        "The handler of pods that say they are untrusted (annotation io.kubernetes.cri.untrusted-workload \"true\", or io.kubernetes.cri-o.TrustedSandbox \"false\"); they get no other, and nothing of the node's; \"\" refuses such pods."
+    ),
+    key!(
+        "crio_manager",
+        "default_workload_trust",
+        manager.default_workload_trust,
+        "\"trusted\" or \"untrusted\": what a pod is that says nothing, names no handler, is not privileged and shares no namespace with the node."
     ),
 ];
 

@@ -13,6 +13,7 @@ mod path;
 mod resources;
 mod sandbox;
 mod security;
+mod trust;
 
 pub use container::{checkpoint_container, create_container, stop_container};
 pub use exec::{attach, exec, exec_sync, port_forward};
