@@ -47,7 +47,7 @@ pub fn run_pod_sandbox(
         return Err(wrong("runtime_handler", "not a handler's name"));
     }
     let hostname = hostname(config.hostname)?;
-    let annotations = pairs(config.annotations);
+    let annotations = pairs("config.annotations", config.annotations)?;
     keeps_its_distance(SandboxPlan {
         id: SandboxId::from_bytes(random),
         // A pod always has a name to itself; without one asked for, it is called like the pod.
@@ -64,7 +64,7 @@ pub fn run_pod_sandbox(
         dns: config.dns_config.map(dns).transpose()?,
         port_mappings: port_mappings(config.port_mappings)?,
         bandwidth: bandwidth(&annotations)?,
-        labels: pairs(config.labels),
+        labels: pairs("config.labels", config.labels)?,
         trust: trust(&annotations)?,
         annotations,
         cgroup_parent: no_nul("linux.cgroup_parent", linux.cgroup_parent)?,
@@ -193,7 +193,7 @@ fn sysctls(values: HashMap<String, String>, namespaces: &Namespaces) -> Parsed<P
             ));
         }
     }
-    Ok(pairs(values))
+    pairs("linux.sysctls", values)
 }
 
 #[cfg(test)]
