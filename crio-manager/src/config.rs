@@ -145,6 +145,7 @@ pub struct NetworkConfig {
     pub cni_default_network: String,
     pub network_dir: PathBuf,
     pub plugin_dirs: Vec<PathBuf>,
+    pub cni_status_grace_period: Duration,
 }
 
 /// `[crio_manager]`: what CRI-O has no key for.
@@ -233,6 +234,7 @@ impl Default for Config {
                 cni_default_network: String::new(),
                 network_dir: "/etc/cni/net.d".into(),
                 plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+                cni_status_grace_period: Duration::ZERO,
             },
             metrics: MetricsConfig::default(),
             manager: ManagerConfig {

@@ -388,6 +388,7 @@ pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> an
         default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
         cache_dir: state.join("networks"),
         own_host_ports: !config.runtime.disable_hostport_mapping,
+        status_grace: config.network.cni_status_grace_period,
     })
     .await
     .context("network")?;

@@ -162,7 +162,7 @@ static LIVE: [(&str, &str); 16] = [
     ("crio_manager", "untrusted_runtime"),
 ];
 
-pub static KEYS: [Key; 63] = [
+pub static KEYS: [Key; 64] = [
     key!(
         "crio",
         "root",
@@ -431,6 +431,12 @@ pub static KEYS: [Key; 63] = [
     key!("crio.network", "network_dir", network.network_dir, "Where CNI configuration files are; a change there needs no restart.", flag "cni-config-dir"),
     key!("crio.network", "plugin_dirs", network.plugin_dirs, "Where CNI plugins are looked for, in this order.", flag "cni-plugin-dir"),
     key!(
+        "crio.network",
+        "cni_status_grace_period",
+        network.cni_status_grace_period,
+        "How long plugins may answer to STATUS that they cannot serve before the node says that its network is not ready."
+    ),
+    key!(
         "crio.metrics",
         "enable_metrics",
         metrics.enable_metrics,
@@ -658,7 +664,7 @@ pub static NOT_USED: [(&str, &[&str]); 7] = [
             "additional_artifact_stores",
         ],
     ),
-    ("crio.network", &["cni_status_grace_period"]),
+    ("crio.network", &[]),
     ("crio.metrics", &[]),
     ("crio_manager", &[]),
 ];
