@@ -20,13 +20,16 @@ E2E_THREADS ?= 2
 # Tests of Podman that run at the same time: they mostly wait.
 PODMAN_THREADS ?= 4
 
+# Inputs for each property of `make fuzz`.
+FUZZ_CASES ?= 2000
+
 # What `make bench` is told: --quick, monitors, node, scopes.
 BENCH ?=
 
 # crio-manager finds conmon-rs and crio-pause beside itself, so all of them are gathered here.
 BIN := target/bin
 
-.PHONY: help setup build release monitor check unit integration e2e conformance podman vm-test vm-test-short test demo bench doc config install deb clean
+.PHONY: help setup build release monitor check unit fuzz integration e2e conformance podman vm-test vm-test-short test demo bench doc config install deb clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +58,9 @@ check: ## what review runs: formatting, lints, documentation, dependencies
 unit: ## tests beside the code, without root
 	cargo test --workspace --exclude e2e --lib --bins
 
+fuzz: ## the parsers of outside bytes, each with FUZZ_CASES inputs instead of 256
+	PROPTEST_CASES=$(FUZZ_CASES) cargo test --workspace --exclude e2e --lib -- any_ no_ junk damaged --skip any_cut_of_the_output # whose few inputs are whole logs
+
 integration: ## one program or driver against the real kernel; needs root
 	cargo test --workspace --exclude e2e --test '*'
 
@@ -74,7 +80,7 @@ vm-test-short: build ## a few of them, as make test runs them
 	tests/hosts/vm-test.sh --short
 
 test: ## install what is missing and run every test
-	@if $(MAKE) --no-print-directory setup build unit integration e2e podman vm-test-short; \
+	@if $(MAKE) --no-print-directory setup build unit fuzz integration e2e podman vm-test-short; \
 	then cat target/conformance/*.txt; echo "make test: PASSED: every test of every layer"; \
 	else echo "make test: FAILED: the failing test is named above"; exit 1; fi
 

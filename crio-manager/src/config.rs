@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::slice::Slice;
+use crate::model::trust::Trust;
 
 use oci_spec::runtime::Capability;
 use thiserror::Error;
@@ -144,6 +145,7 @@ pub struct NetworkConfig {
     pub cni_default_network: String,
     pub network_dir: PathBuf,
     pub plugin_dirs: Vec<PathBuf>,
+    pub cni_status_grace_period: Duration,
 }
 
 /// `[crio_manager]`: what CRI-O has no key for.
@@ -157,6 +159,9 @@ pub struct ManagerConfig {
     pub cni_timeout: Duration,
     pub registries_conf: Option<PathBuf>,
     pub registry_certs_dir: PathBuf,
+    /// A configured handler once loaded; empty: untrusted pods are refused.
+    pub untrusted_runtime: String,
+    pub default_workload_trust: Trust,
 }
 
 impl Default for Config {
@@ -229,6 +234,7 @@ impl Default for Config {
                 cni_default_network: String::new(),
                 network_dir: "/etc/cni/net.d".into(),
                 plugin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+                cni_status_grace_period: Duration::ZERO,
             },
             metrics: MetricsConfig::default(),
             manager: ManagerConfig {
@@ -239,6 +245,8 @@ impl Default for Config {
                 cni_timeout: Duration::from_secs(60),
                 registries_conf: Some("/etc/containers/registries.conf".into()),
                 registry_certs_dir: "/etc/containers/certs.d".into(),
+                untrusted_runtime: String::new(),
+                default_workload_trust: Trust::Trusted,
             },
         }
     }
@@ -452,6 +460,18 @@ impl Setting for ImageVolumes {
             ImageVolumes::Mkdir => "mkdir",
             ImageVolumes::Bind => "bind",
             ImageVolumes::Ignore => "ignore",
+        })
+    }
+}
+
+impl Setting for Trust {
+    fn read(value: &Value) -> Result<Self, String> {
+        one_of(value, &[("trusted", Trust::Trusted), ("untrusted", Trust::Untrusted)])
+    }
+    fn write(&self) -> String {
+        value::quote(match self {
+            Trust::Trusted => "trusted",
+            Trust::Untrusted => "untrusted",
         })
     }
 }

@@ -22,6 +22,8 @@
 pub mod check;
 pub mod cli;
 pub mod config;
+#[cfg(test)]
+mod damage;
 pub mod drivers;
 pub mod images;
 pub mod journal;

@@ -27,6 +27,7 @@ use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
 use crate::metrics::{self, CountedCalls, Exposition};
 use crate::model::CgroupPath;
 use crate::model::record::Handler;
+use crate::model::trust::TrustPolicy;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
@@ -387,6 +388,7 @@ pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> an
         default_network: Some(config.network.cni_default_network.clone()).filter(|name| !name.is_empty()),
         cache_dir: state.join("networks"),
         own_host_ports: !config.runtime.disable_hostport_mapping,
+        status_grace: config.network.cni_status_grace_period,
     })
     .await
     .context("network")?;
@@ -527,6 +529,10 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),
         apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|enabled| enabled.starts_with(b"Y")),
+        trust: TrustPolicy {
+            untrusted_handler: Some(config.manager.untrusted_runtime.clone()).filter(|name| !name.is_empty()),
+            unsaid: config.manager.default_workload_trust,
+        },
     })
 }
 

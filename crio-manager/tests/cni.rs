@@ -62,12 +62,17 @@ impl Node {
     }
 
     async fn open(&self) -> Network {
+        self.open_with_grace(Duration::ZERO).await
+    }
+
+    async fn open_with_grace(&self, status_grace: Duration) -> Network {
         Network::open(NetworkConfig {
             conf_dir: self.path("net.d"),
             plugin_dirs: vec![self.path("bin")],
             default_network: None,
             cache_dir: self.path("cni"),
             own_host_ports: true,
+            status_grace,
         })
         .await
         .unwrap()
@@ -420,6 +425,47 @@ async fn a_plugin_that_cannot_serve_makes_the_network_not_ready() {
     std::fs::write(node.path("up"), "").unwrap();
     node.network("1.1.0", &["first"]); // any change is a reason to ask again at once
     status.wait_for(NetworkStatus::is_ready).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_that_does_not_outlast_its_grace_is_not_told() {
+    let node = Node::new();
+    let refusal = r#"{"cniVersion":"1.1.0","code":50,"msg":"daemon is down"}"#;
+    node.plugin(
+        "first",
+        &format!("echo x >>$ROOT/asked; [ -e $ROOT/up ] && exit 0; echo '{refusal}'; exit 1"),
+    );
+    node.network("1.1.0", &["first"]);
+    let asked = || std::fs::read_to_string(node.path("asked")).unwrap_or_default().len() / 2;
+    let until_asked = async |times: usize| {
+        let begun = std::time::Instant::now();
+        while asked() < times {
+            assert!(begun.elapsed() < GENEROUS, "asked {} times", asked());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let network = node.open_with_grace(GENEROUS).await;
+    let status = network.subscribe();
+    until_asked(1).await;
+    std::fs::write(node.path("up"), "").unwrap();
+    node.network("1.1.0", &["first"]); // any change is a reason to ask again at once
+    until_asked(2).await;
+    assert!(network.status().is_ready());
+    assert!(!status.has_changed().unwrap(), "it has been ready all the time");
+    drop(network);
+
+    std::fs::remove_file(node.path("up")).unwrap();
+    let grace = Duration::from_secs(1);
+    let begun = std::time::Instant::now();
+    let network = node.open_with_grace(grace).await;
+    assert!(network.status().is_ready());
+    let mut status = network.subscribe();
+    status.wait_for(|status| !status.is_ready()).await.unwrap();
+    assert!(begun.elapsed() >= grace, "{:?}", begun.elapsed());
+    assert!(
+        asked() >= 4,
+        "it is asked again when the grace is over, before it is believed"
+    );
 }
 
 #[tokio::test]

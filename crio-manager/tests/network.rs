@@ -177,6 +177,7 @@ impl Node {
             default_network: None,
             cache_dir: self.root.path().join("cni"),
             own_host_ports: true,
+            status_grace: Duration::ZERO,
         })
         .await
         .unwrap()

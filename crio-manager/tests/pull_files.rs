@@ -411,3 +411,132 @@ async fn an_image_is_let_in_with_a_simple_signature_by_one_of_the_keys() {
     }
     assert_eq!(pull("good").await.unwrap().to_string(), images[0].1.config);
 }
+
+/// A web server over TLS, by python3, with a certificate of an authority of the test's own.
+struct SecureFiles {
+    server: std::process::Child,
+    address: String,
+    authority: PathBuf,
+}
+
+impl SecureFiles {
+    fn serve(directory: &Path, made: &Path) -> Option<Self> {
+        use std::io::BufRead;
+        const SERVER: &str = "\
+import functools, http.server, ssl, sys
+files = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1])
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), files)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2] + '/server.crt', sys.argv[2] + '/server.key')
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True)
+server.serve_forever()";
+        fs::create_dir_all(made).unwrap();
+        fs::write(
+            made.join("ext"),
+            "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n",
+        )
+        .unwrap();
+        let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        for arguments in [
+            format!("req -x509 {new_key} -days 2 -subj /CN=test-ca -keyout ca.key -out ca.crt"),
+            format!("req {new_key} -subj /CN=lookaside -keyout server.key -out server.csr"),
+            "x509 -req -days 2 -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out server.crt"
+                .to_owned(),
+        ] {
+            let output = Command::new("openssl")
+                .args(arguments.split(' '))
+                .current_dir(made)
+                .output();
+            if !output.is_ok_and(|output| output.status.success()) {
+                eprintln!("SKIPPED: needs openssl");
+                return None;
+            }
+        }
+        let server = Command::new("python3")
+            .args(["-c", SERVER])
+            .args([directory, made])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        let Ok(mut server) = server else {
+            eprintln!("SKIPPED: needs python3");
+            return None;
+        };
+        let mut port = String::new();
+        let said = server.stdout.take().unwrap();
+        std::io::BufReader::new(said).read_line(&mut port).unwrap();
+        Some(Self {
+            server,
+            address: format!("127.0.0.1:{}", port.trim()),
+            authority: made.join("ca.crt"),
+        })
+    }
+}
+
+impl Drop for SecureFiles {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_are_fetched_over_https_from_whom_the_authority_vouches_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let Some(registry) = DockerRegistry::start(&at("storage"), "") else {
+        return;
+    };
+    let Some(signer) = GpgSigner::new(at("gpg"), "signer@example.com") else {
+        return;
+    };
+    let (lookaside, address) = (at("lookaside"), &registry.address);
+    fs::create_dir(&lookaside).unwrap();
+    let Some(files) = SecureFiles::serve(&lookaside, &at("made")) else {
+        return;
+    };
+    let (good, unsigned) = (image("good"), image("unsigned"));
+    good.push(address, "good", "v1").await;
+    unsigned.push(address, "unsigned", "v1").await;
+    signer.sign(&lookaside, address, "good", "good:v1", &good);
+
+    fs::create_dir(at("registries.d")).unwrap();
+    let text = format!("docker:\n  {address}:\n    lookaside: https://{}\n", files.address);
+    fs::write(at("registries.d/test.yaml"), text).unwrap();
+    let signed = serde_json::json!([{
+        "type": "signedBy", "keyType": "GPGKeys", "keyPaths": [signer.public(at("key.asc"))],
+    }]);
+    let text = serde_json::json!({"default": [{"type": "reject"}], "transports": {"docker": {address: signed}}});
+    fs::write(at("policy.json"), text.to_string()).unwrap();
+    let store = async |name: &str, certs_dir: Option<PathBuf>| {
+        let mut config = config_in(&at(name), &["127.0.0.0/8"]);
+        config.certs_dir = certs_dir;
+        config.pull_files = PullFiles {
+            policy: Some(at("policy.json")),
+            lookaside_dir: Some(at("registries.d")),
+            ..PullFiles::default()
+        };
+        ImageStore::open(config).await.unwrap()
+    };
+    let pull = async |store: &ImageStore, name: &str| store.pull(PullRequest::of(format!("{address}/{name}:v1"))).await;
+
+    // An insecure registry makes no insecure signatures: the server's authority has to be known.
+    let error = pull(&store("unknown", None).await, "good").await.unwrap_err();
+    assert!(matches!(error, Error::Transfer { .. } | Error::Tls { .. }), "{error}");
+    assert!(error.to_string().contains(&files.address), "{error}");
+
+    let certs = at("certs.d");
+    fs::create_dir_all(certs.join(&files.address)).unwrap();
+    fs::copy(&files.authority, certs.join(&files.address).join("ca.crt")).unwrap();
+    let known = store("known", Some(certs)).await;
+    assert_eq!(pull(&known, "good").await.unwrap().to_string(), good.config);
+    let error = pull(&known, "unsigned").await.unwrap_err();
+    assert!(matches!(error, Error::Untrusted { .. }), "{error}");
+    assert!(error.to_string().contains("it has no signature"), "{error}");
+
+    // Nobody there is no signature either.
+    drop(files);
+    pull(&known, "unsigned").await.unwrap_err();
+    assert_eq!(known.list(None).unwrap().len(), 1);
+}

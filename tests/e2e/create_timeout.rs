@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use cri::v1::CreateContainerRequest;
+use cri::v1::{
+    CreateContainerRequest, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, RunPodSandboxRequest,
+};
 use e2e::{Node, eventually, refused, run_on, sh};
 use tonic::Code;
 
@@ -18,6 +20,7 @@ run_on!(runc:
     a_runtime_that_prints_garbage_is_an_error,
     a_slow_creation_is_joined_by_a_retry,
     a_caller_that_gives_up_does_not_stop_the_creation,
+    what_nobody_comes_back_for_is_listed_and_can_be_removed,
     a_runtime_that_hangs_at_start_is_given_up,
     a_delete_that_fails_once_is_tried_again,
     a_runtime_that_cannot_be_killed_is_told_and_removed_when_it_can,
@@ -144,6 +147,60 @@ async fn a_caller_that_gives_up_does_not_stop_the_creation(node: &mut Node) -> a
     );
     node.client.start(&id).await?;
     Ok(())
+}
+
+async fn what_nobody_comes_back_for_is_listed_and_can_be_removed(node: &mut Node) -> anyhow::Result<()> {
+    let image = node.busybox().await?;
+    node.wrap_runtime("slow", "[ $verb = create ] && sleep 1", 30).await?;
+    let before = node.snapshot();
+    let given_up = [Code::DeadlineExceeded, Code::Cancelled];
+    // A pod whose own process is slow to come.
+    let mut config = node.host_network_pod("unclaimed");
+    let shared = NamespaceOption {
+        network: NamespaceMode::Node.into(),
+        pid: NamespaceMode::Pod.into(),
+        ..Default::default()
+    };
+    config.linux.get_or_insert_default().security_context = Some(LinuxSandboxSecurityContext {
+        namespace_options: Some(shared),
+        ..Default::default()
+    });
+    let mut request = tonic::Request::new(RunPodSandboxRequest {
+        config: Some(config.clone()),
+        runtime_handler: "slow".to_owned(),
+    });
+    request.set_timeout(Duration::from_millis(300));
+    let code = refused(node.client.runtime.clone().run_pod_sandbox(request).await);
+    assert!(given_up.contains(&code), "{code:?}");
+    let pod = listed(async || Ok(node.client.pods(None).await?.pop().map(|pod| pod.id))).await?;
+
+    let container = sh("unclaimed", &image, "sleep 1000");
+    let mut request = tonic::Request::new(CreateContainerRequest {
+        pod_sandbox_id: pod.clone(),
+        config: Some(container.clone()),
+        sandbox_config: Some(config.clone()),
+    });
+    request.set_timeout(Duration::from_millis(300));
+    let code = refused(node.client.runtime.clone().create_container(request).await);
+    assert!(given_up.contains(&code), "{code:?}");
+    let id = listed(async || Ok(node.client.containers(None).await?.pop().map(|container| container.id))).await?;
+    node.client.remove(&id).await?;
+    let again = node.client.create(&pod, &container, &config).await?;
+    assert_ne!(again, id, "its name was free again");
+    node.client.remove_pod(&pod).await?;
+    node.nothing_more_than(&before).await
+}
+
+/// The id of what is listed once its creation, which has no caller any more, is through.
+async fn listed(look: impl AsyncFn() -> anyhow::Result<Option<String>>) -> anyhow::Result<String> {
+    let started = Instant::now();
+    loop {
+        if let Some(id) = look().await? {
+            return Ok(id);
+        }
+        anyhow::ensure!(started.elapsed() < Duration::from_secs(30), "it is never listed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn a_runtime_that_hangs_at_start_is_given_up(node: &mut Node) -> anyhow::Result<()> {

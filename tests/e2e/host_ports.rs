@@ -188,7 +188,6 @@ async fn a_host_port_leads_into_the_pod_from_everywhere(node: &mut Node) -> anyh
     let neighbour = node.running_pod("neighbour").await?;
     for protocol in ["tcp", "udp", "sctp"] {
         for to in ["127.0.0.1", GATEWAY, OUTSIDE[0], GATEWAY_V6, OUTSIDE[1]] {
-            let of_one_family = protocol == "sctp" && to.contains(':');
             let sources = [
                 ("the node", Some(from_node(node))),
                 ("outside", OUTSIDE.contains(&to).then(|| outside.command(node))),
@@ -202,7 +201,7 @@ async fn a_host_port_leads_into_the_pod_from_everywhere(node: &mut Node) -> anyh
                 ),
             ];
             for (whence, from) in sources {
-                let Some(from) = from.filter(|_| !of_one_family) else {
+                let Some(from) = from else {
                     continue;
                 };
                 let answer = asked(from, protocol, to, 9090, 0, PATIENCE).with_context(|| format!("from {whence}"))?;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cri::v1::{AuthConfig, ImageFsInfoRequest};
+use cri::v1::{AuthConfig, FilesystemUsage, ImageFsInfoRequest, UInt64Value};
 use e2e::image::{Blob, MANIFEST, directory, file, link};
 use e2e::registry::{Access, PASSWORD, USER};
 use e2e::{Node, TestImage, container, refused, run_on};
@@ -26,6 +26,7 @@ run_on!(runc:
     a_registry_that_stalls_is_given_up,
     a_registry_that_is_not_there_is_said_to_be_unavailable,
     the_store_says_how_full_it_is,
+    an_image_in_use_stays_and_a_pinned_one_is_marked,
     the_same_image_pulled_by_many_is_one,
     an_image_is_loaded_from_archives,
 );
@@ -311,12 +312,70 @@ async fn the_store_says_how_full_it_is(node: &mut Node) -> anyhow::Result<()> {
         .await?
         .into_inner();
     let usage = &info.image_filesystems[0];
-    assert!(Path::new(&usage.fs_id.as_ref().unwrap().mountpoint).is_dir());
+    let mountpoint = &usage.fs_id.as_ref().unwrap().mountpoint;
+    node.namespaces.run("mountpoint", &["-q", mountpoint])?;
+    assert!(node.path("root").starts_with(mountpoint), "{mountpoint}");
     assert!(
         usage.used_bytes.unwrap().value > 500_000 && usage.inodes_used.unwrap().value > 200,
         "{usage:?}"
     );
     assert!(usage.timestamp > 0);
+
+    // It follows what comes and goes, in bytes and in files.
+    const MORE: u64 = 3 << 20;
+    let large = TestImage::busybox()?.with_file("large", &vec![7; usize::try_from(MORE)?])?;
+    let large = node.pulled("e2e/large:1", &large).await?;
+    let used = |usage: &FilesystemUsage| {
+        let value = |value: &Option<UInt64Value>| value.as_ref().map_or(0, |value| value.value);
+        (value(&usage.used_bytes), value(&usage.inodes_used))
+    };
+    let (bytes, files) = used(usage);
+    let more = store_usage(node, |now| used(now).0 >= bytes + MORE).await?;
+    assert!(used(&more).1 > files && more.timestamp >= usage.timestamp, "{more:?}");
+    node.client.remove_image(&large).await?;
+    store_usage(node, |now| {
+        used(now).0 < bytes + MORE / 2 && used(now).1 < used(&more).1
+    })
+    .await?;
+    Ok(())
+}
+
+/// What the store says of itself, once it is as wanted.
+async fn store_usage(node: &Node, wanted: impl Fn(&FilesystemUsage) -> bool) -> anyhow::Result<FilesystemUsage> {
+    let started = Instant::now();
+    loop {
+        let answer = node.client.images.clone().image_fs_info(ImageFsInfoRequest {}).await?;
+        let usage = answer.into_inner().image_filesystems.remove(0);
+        if wanted(&usage) {
+            return Ok(usage);
+        }
+        anyhow::ensure!(started.elapsed() < Duration::from_secs(30), "still {usage:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn an_image_in_use_stays_and_a_pinned_one_is_marked(node: &mut Node) -> anyhow::Result<()> {
+    node.configure("50-pinned.conf", "[crio.image]\npinned_images = [\"*/pinned*\"]\n")
+        .await?;
+    let pod = node.running_host_pod("p").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    let other = TestImage::busybox()?.with_file("other", b"other")?;
+    let pinned = node.pulled("e2e/pinned:1", &other).await?;
+    for image in node.client.list_images().await? {
+        assert_eq!(image.pinned, image.repo_tags == [pinned.clone()], "{image:?}");
+    }
+    assert!(node.client.image(&pinned).await?.unwrap().pinned);
+
+    let error = node.client.remove_image(&pod.image).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert_eq!(node.client.exec(&id, &["true"], 10).await?.exit_code, 0);
+    assert!(node.client.image(&pod.image).await?.is_some());
+    node.client.remove_pod(&pod.id).await?;
+    node.client.remove_image(&pod.image).await?;
+    assert!(node.client.image(&pod.image).await?.is_none());
+    // A pin is for who cleans up; who names the image may remove it.
+    node.client.remove_image(&pinned).await?;
+    assert!(node.client.list_images().await?.is_empty());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Container logs: the format, the cutting of lines, rotation.
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use e2e::{Node, eventually, refused, run_on, sh};
@@ -10,7 +11,7 @@ run_on!(runc:
     a_very_long_line_is_cut_and_nothing_is_lost,
     bytes_that_are_no_text_arrive_as_they_are,
     the_log_of_an_ended_container_cannot_be_reopened,
-    the_log_stays_when_the_container_has_ended,
+    the_log_is_there_before_the_start_and_stays,
 );
 
 /// `<time> <stream> <P|F> <text>`, taken apart.
@@ -136,12 +137,22 @@ async fn the_log_of_an_ended_container_cannot_be_reopened(node: &mut Node) -> an
     Ok(())
 }
 
-async fn the_log_stays_when_the_container_has_ended(node: &mut Node) -> anyhow::Result<()> {
+async fn the_log_is_there_before_the_start_and_stays(node: &mut Node) -> anyhow::Result<()> {
     let pod = node.running_host_pod("kept").await?;
-    pod.ran_sh("c", "echo the last words").await?;
-    assert_eq!(node.said("kept", "c", "stdout")?, "the last words\n");
-    use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(node.path("logs/kept/c.log"))?.permissions().mode() & 0o777;
+    let id = pod.create(&sh("c", &pod.image, "echo the last words")).await?;
+    let log = node.path("logs/kept/c.log");
+    let created = std::fs::metadata(&log)?;
+    assert!(created.is_file() && created.len() == 0, "{created:?}");
+    let mode = created.permissions().mode() & 0o777;
     assert_eq!(mode & 0o037, 0, "logs are not for everybody: {mode:o}");
+    node.client.start(&id).await?;
+    let status = node.client.exited(&id, Duration::from_secs(30)).await?;
+    assert_eq!(status.log_path, log.display().to_string());
+    assert_eq!(node.said("kept", "c", "stdout")?, "the last words\n");
+    node.client.remove(&id).await?;
+    node.client.remove_pod(&pod.id).await?;
+    let kept = std::fs::metadata(&log)?;
+    assert_eq!(kept.ino(), created.ino(), "the same file from beginning to end");
+    assert_eq!(node.said("kept", "c", "stdout")?, "the last words\n");
     Ok(())
 }

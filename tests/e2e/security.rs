@@ -4,12 +4,14 @@ use cri::v1::security_profile::ProfileType;
 use cri::v1::*;
 use e2e::client::{pod_security, security};
 use e2e::{Node, container, refused, run_on, sh};
+use std::time::Duration;
 use tonic::Code;
 
 run_on!(runc, crun:
     the_pods_own_process_has_the_pods_seccomp_profile,
     profiles_may_be_asked_for_in_the_older_fields,
     what_is_mounted_beneath_is_read_only_too_where_the_runtime_can,
+    a_container_joins_the_processes_of_the_one_it_names,
 );
 run_on!(runc:
     a_container_shares_with_the_node_no_more_than_its_pod,
@@ -59,6 +61,58 @@ async fn a_container_shares_with_the_node_no_more_than_its_pod(node: &mut Node) 
         assert!(error.message().contains(field), "{field}: {error}");
     }
     node.nothing_more_than(&before).await
+}
+
+/// As the kubelet asks for an ephemeral container that debugs another.
+async fn a_container_joins_the_processes_of_the_one_it_names(node: &mut Node) -> anyhow::Result<()> {
+    let (pod, other) = (
+        node.running_host_pod("own").await?,
+        node.running_host_pod("other").await?,
+    );
+    let target = pod.sh("target", "exec sleep 4321").await?;
+    let joining = |name: &str, target: &str| {
+        let mut config = sh(name, &pod.image, "tr '\\0' ' ' </proc/1/cmdline");
+        config.linux = with(|asked| {
+            let options = asked.namespace_options.get_or_insert_default();
+            options.pid = NamespaceMode::Target.into();
+            target.clone_into(&mut options.target_id);
+        });
+        config
+    };
+    assert_eq!(pod.ran(&joining("debugger", &target)).await?.exit_code, 0);
+    assert_eq!(node.said("own", "debugger", "stdout")?.trim(), "sleep 4321");
+
+    let ended = pod.ran_sh("ended", "exit 0").await?.id;
+    let before = node.snapshot();
+    for (pod, target, word) in [
+        (&pod, "", "target"),
+        (&pod, "nobody", "nobody"),
+        (&pod, ended.as_str(), "exited"),
+        (&other, target.as_str(), "another pod"),
+    ] {
+        let config = joining("refused", target);
+        let error = node.client.create(&pod.id, &config, &pod.config).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        assert!(error.message().contains(word), "{word:?} is not in {error}");
+    }
+    let mut of_a_pod = node.host_network_pod("joining");
+    let security = of_a_pod
+        .linux
+        .get_or_insert_default()
+        .security_context
+        .get_or_insert_default();
+    security.namespace_options.get_or_insert_default().pid = NamespaceMode::Target.into();
+    assert_eq!(refused(node.client.run_pod(&of_a_pod).await), Code::InvalidArgument);
+    node.nothing_more_than(&before).await?;
+
+    // It ends with the processes it joined.
+    let mut config = joining("companion", &target);
+    config.command = ["sleep", "1000"].map(str::to_owned).to_vec();
+    let companion = pod.run(&config).await?;
+    node.client.stop(&target, 0).await?;
+    let status = node.client.exited(&companion, Duration::from_secs(30)).await?;
+    assert_eq!(status.exit_code, 137);
+    Ok(())
 }
 
 async fn a_profile_of_apparmor_needs_apparmor(node: &mut Node) -> anyhow::Result<()> {

@@ -143,7 +143,7 @@ pub static TABLES: [(&str, &str); 7] = [
 
 /// The keys that a reload (SIGHUP) changes; all others, and the handlers, need a restart. Whatever is here reaches the
 /// daemon in `reload`.
-static LIVE: [(&str, &str); 14] = [
+static LIVE: [(&str, &str); 16] = [
     ("crio.runtime", "add_inheritable_capabilities"),
     ("crio.runtime", "cdi_spec_dirs"),
     ("crio.runtime", "default_capabilities"),
@@ -156,11 +156,13 @@ static LIVE: [(&str, &str); 14] = [
     ("crio.runtime", "read_only"),
     ("crio.runtime", "seccomp_profile"),
     ("crio.image", "image_volumes"),
+    ("crio_manager", "default_workload_trust"),
     ("crio_manager", "log_targets"),
     ("crio_manager", "pause_path"),
+    ("crio_manager", "untrusted_runtime"),
 ];
 
-pub static KEYS: [Key; 61] = [
+pub static KEYS: [Key; 64] = [
     key!(
         "crio",
         "root",
@@ -429,6 +431,12 @@ pub static KEYS: [Key; 61] = [
     key!("crio.network", "network_dir", network.network_dir, "Where CNI configuration files are; a change there needs no restart.", flag "cni-config-dir"),
     key!("crio.network", "plugin_dirs", network.plugin_dirs, "Where CNI plugins are looked for, in this order.", flag "cni-plugin-dir"),
     key!(
+        "crio.network",
+        "cni_status_grace_period",
+        network.cni_status_grace_period,
+        "How long plugins may answer to STATUS that they cannot serve before the node says that its network is not ready."
+    ),
+    key!(
         "crio.metrics",
         "enable_metrics",
         metrics.enable_metrics,
@@ -511,6 +519,18 @@ pub static KEYS: [Key; 61] = [
         "registry_certs_dir",
         manager.registry_certs_dir,
         "Certificates per registry: HOST[:PORT]/*.crt are trusted authorities, *.cert and *.key our own."
+    ),
+    key!(
+        "crio_manager",
+        "untrusted_runtime",
+        manager.untrusted_runtime,
+        "The handler of pods that say they are untrusted (annotation io.kubernetes.cri.untrusted-workload \"true\", or io.kubernetes.cri-o.TrustedSandbox \"false\"); they get no other, and nothing of the node's; \"\" refuses such pods."
+    ),
+    key!(
+        "crio_manager",
+        "default_workload_trust",
+        manager.default_workload_trust,
+        "\"trusted\" or \"untrusted\": what a pod is that says nothing, names no handler, is not privileged and shares no namespace with the node."
     ),
 ];
 
@@ -644,7 +664,7 @@ pub static NOT_USED: [(&str, &[&str]); 7] = [
             "additional_artifact_stores",
         ],
     ),
-    ("crio.network", &["cni_status_grace_period"]),
+    ("crio.network", &[]),
     ("crio.metrics", &[]),
     ("crio_manager", &[]),
 ];

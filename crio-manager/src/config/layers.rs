@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::model::trust::Trust;
+
 use super::keys::{HANDLER_KEYS, HANDLER_KEYS_NOT_USED, KEYS, Key, NOT_USED, TABLES_NOT_USED};
 use super::value::Value;
 use super::{CgroupManager, Config, ConfigError, MonitorCgroup, Place, RuntimeHandler, Warning};
@@ -286,6 +288,7 @@ impl Layers {
         self.look_up_programs(search_path);
         self.choose_default_runtime()?;
         self.check_monitor_cgroups()?;
+        self.check_untrusted_runtime()?;
         Ok((self.config, self.warnings))
     }
 
@@ -343,9 +346,8 @@ impl Layers {
             return Ok(());
         };
         let key = format!("{RUNTIMES}.{name}.monitor_cgroup");
-        let place = self.places.get(key.as_str()).cloned().unwrap_or(Place::Default);
         let reason = "only systemd has slices and scopes, and crio.runtime.cgroup_manager is \"cgroupfs\"".to_owned();
-        Err(ConfigError::WrongValue { place, key, reason })
+        Err(self.wrong_value(&key, reason))
     }
 
     fn choose_default_runtime(&mut self) -> Result<(), ConfigError> {
@@ -359,23 +361,40 @@ impl Layers {
             preferred.or_else(first).unwrap_or_default().clone_into(wanted);
             return Ok(());
         }
-        if config.runtimes.contains_key(wanted) {
+        let wanted = wanted.clone();
+        self.check_configured("crio.runtime.default_runtime", &wanted)
+    }
+
+    fn check_untrusted_runtime(&self) -> Result<(), ConfigError> {
+        let manager = &self.config.manager;
+        if !manager.untrusted_runtime.is_empty() {
+            return self.check_configured("crio_manager.untrusted_runtime", &manager.untrusted_runtime);
+        }
+        match manager.default_workload_trust {
+            Trust::Trusted => Ok(()),
+            Trust::Untrusted => Err(self.wrong_value(
+                "crio_manager.default_workload_trust",
+                "\"untrusted\" needs a handler for such pods: crio_manager.untrusted_runtime is empty".to_owned(),
+            )),
+        }
+    }
+
+    fn check_configured(&self, key: &str, handler: &str) -> Result<(), ConfigError> {
+        let runtimes = &self.config.runtimes;
+        if runtimes.contains_key(handler) {
             return Ok(());
         }
-        let key = "crio.runtime.default_runtime";
-        let configured = config
-            .runtimes
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
-        let reason = format!("{wanted:?} is not a configured runtime; there is {configured}");
-        let place = self.places.get(key).cloned().unwrap_or(Place::Default);
-        Err(ConfigError::WrongValue {
-            place,
+        let configured = runtimes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let reason = format!("{handler:?} is not a configured runtime; there is {configured}");
+        Err(self.wrong_value(key, reason))
+    }
+
+    fn wrong_value(&self, key: &str, reason: String) -> ConfigError {
+        ConfigError::WrongValue {
+            place: self.places.get(key).cloned().unwrap_or(Place::Default),
             key: key.to_owned(),
             reason,
-        })
+        }
     }
 }
 

@@ -322,6 +322,18 @@ fn a_wrong_value_names_file_line_key_and_reason() {
             "\n[crio.runtime]\ndefault_runtime = \"no\"\n[crio.runtime.runtimes.yes]",
             "crio.conf:3: crio.runtime.default_runtime: \"no\" is not a configured runtime; there is yes",
         ),
+        (
+            "[crio_manager]\nuntrusted_runtime = \"no\"\n[crio.runtime.runtimes.yes]",
+            "crio.conf:2: crio_manager.untrusted_runtime: \"no\" is not a configured runtime; there is yes",
+        ),
+        (
+            "[crio_manager]\ndefault_workload_trust = \"untrusted\"",
+            "crio.conf:2: crio_manager.default_workload_trust: \"untrusted\" needs a handler for such pods: crio_manager.untrusted_runtime is empty",
+        ),
+        (
+            "[crio_manager]\ndefault_workload_trust = \"no\"",
+            "crio.conf:2: crio_manager.default_workload_trust: \"no\" is not one of: trusted, untrusted",
+        ),
     ] {
         assert_eq!(Host::with(text).error(), complaint);
     }

@@ -337,8 +337,8 @@ impl Clock for FakeNode {
 impl OciRuntime for FakeNode {
     fn handler(&self, name: &str) -> DriverResult<Handler> {
         match name {
-            "" | "runc" => Ok(Handler {
-                name: "runc".to_owned(),
+            "" | "runc" | "vault" => Ok(Handler {
+                name: if name.is_empty() { "runc" } else { name }.to_owned(),
                 path: "/usr/sbin/runc".into(),
                 root: "/run/runc".into(),
                 create_timeout: Duration::from_secs(240),

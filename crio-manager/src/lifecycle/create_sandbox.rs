@@ -8,11 +8,12 @@ use super::reap::HalfMade;
 use super::release;
 use super::under_way::PATIENCE;
 use super::undo::Undo;
-use crate::drivers::seams::{Launched, MonitorLaunch, Readers};
+use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, Launched, MonitorLaunch, Readers};
 use crate::model::record::{
     Handler, MonitoredProcess, PinnedNamespaces, PodResources, Progress, SandboxFacts, SandboxRecord,
 };
 use crate::model::security::NamespaceMode;
+use crate::model::trust::{NoHandler, Trust};
 use crate::model::{CgroupPath, ContainerId, SandboxId, SandboxPlan, SandboxState};
 use std::sync::Arc;
 use tracing::info;
@@ -22,13 +23,14 @@ const WHAT: &str = "run pod sandbox";
 impl Lifecycle {
     /// Runs a pod sandbox, or leaves nothing of it behind. A retry gets the one that is there or on its way.
     ///
-    /// Errors: `Step` for what can be told before anything is made (unknown runtime handler, a cgroup parent in the
-    /// wrong syntax, a host port that another pod has), `Create` when a step failed.
+    /// Errors: `Step` for what can be told before anything is made (an unknown runtime handler, none for an untrusted
+    /// pod, a cgroup parent in the wrong syntax, a host port that another pod has), `Create` when a step failed.
     pub async fn run_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
         let (this, name) = (self.clone(), plan.metadata.clone());
-        let handler = self.drivers().runtime.handler(&plan.runtime_handler);
-        // An unknown handler is refused at once.
-        let limit = handler.map_or(PATIENCE, |handler| handler.create_timeout.saturating_add(PATIENCE));
+        // A handler that cannot be chosen is refused at once.
+        let limit = self
+            .choose_handler(&plan)
+            .map_or(PATIENCE, |(_, handler)| handler.create_timeout.saturating_add(PATIENCE));
         let exists = |id: &SandboxId| self.registry().sandbox(id.as_str()).is_ok();
         let work = async move { this.make_sandbox(plan).await };
         let names = &self.registry().sandbox_names;
@@ -36,12 +38,19 @@ impl Lifecycle {
         self.note_stall(made)
     }
 
+    /// By what the pod asks for, and by how far it is trusted.
+    fn choose_handler(&self, plan: &SandboxPlan) -> DriverResult<(Trust, Handler)> {
+        let (trust, name) = self.defaults().trust.decide(plan)?;
+        Ok((trust, self.drivers().runtime.handler(&name)?))
+    }
+
     async fn make_sandbox(&self, plan: SandboxPlan) -> Result<SandboxId, Error> {
         let drivers = self.drivers();
-        let handler = drivers
-            .runtime
-            .handler(&plan.runtime_handler)
-            .in_step("choose runtime")?;
+        let (trust, handler) = self.choose_handler(&plan).in_step("choose runtime")?;
+        let plan = SandboxPlan {
+            trust: Some(trust),
+            ..plan
+        };
         let parent = drivers
             .cgroup
             .parent(&plan.cgroup_parent)
@@ -177,5 +186,15 @@ impl Lifecycle {
         if let Err(error) = self.drivers().store.forget_sandbox(id).await {
             tracing::warn!(sandbox_id = %id, %error, "forget record, ignoring: the next start does");
         }
+    }
+}
+
+impl From<NoHandler> for DriverError {
+    fn from(refused: NoHandler) -> Self {
+        let kind = match refused {
+            NoHandler::NoneForUntrusted => ErrorKind::Unsupported,
+            NoHandler::Contradicts { .. } => ErrorKind::Invalid,
+        };
+        Self::new(kind, refused.to_string())
     }
 }

@@ -212,6 +212,7 @@ impl Lifecycle {
             seccomp: None,
             bandwidth: None,
             runtime_handler: String::new(),
+            trust: None,
             created_at: of.plan.created_at,
         };
         let files = SandboxFiles {

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod hangs;
 mod stats;
+mod trust;
 mod update;
 mod wipe;
 
@@ -60,6 +61,7 @@ pub(super) fn sandbox_plan(number: u8) -> SandboxPlan {
         seccomp: None,
         bandwidth: None,
         runtime_handler: String::new(),
+        trust: None,
         created_at: Timestamp::from_nanos(1),
     }
 }

@@ -13,6 +13,7 @@ pub mod security;
 pub mod signal;
 pub mod slice;
 pub mod time;
+pub mod trust;
 
 pub use cgroup::CgroupPath;
 pub use container::{ContainerEvent, ContainerPlan, ContainerState};

@@ -2,6 +2,7 @@
 
 use super::name::{Pairs, PodMetadata};
 use super::security::{Namespaces, Profile, SelinuxOptions};
+use super::trust::Trust;
 use super::{Refused, SandboxId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -45,6 +46,10 @@ pub struct SandboxPlan {
     pub bandwidth: Option<Bandwidth>,
     /// Runtime handler; empty takes the default.
     pub runtime_handler: String,
+    /// What it says of what runs in it; once it is made, what was decided. A record written before there was the field
+    /// has neither.
+    #[serde(default)]
+    pub trust: Option<Trust>,
     /// When it was asked for.
     pub created_at: Timestamp,
 }

@@ -197,6 +197,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::damage::damaged;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -242,6 +243,18 @@ mod tests {
     proptest! {
         #[test]
         fn junk_ends_the_connection_and_nothing_else(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(messages_of(bytes));
+        }
+
+        #[test]
+        fn damaged_frames_end_the_connection_and_nothing_else(
+            // Masked with zeros: text in two fragments around a ping, one byte of a channel, a close.
+            bytes in damaged([
+                &[0x01, 0x82, 0, 0, 0, 0, b'0', b'a'][..], &[0x89, 0x81, 0, 0, 0, 0, b'p'], &[0x80, 0x81, 0, 0, 0, 0, b'b'],
+                &[0x82, 0x81, 0, 0, 0, 0, 0], &[0x82, 0xfe, 0, 3, 0, 0, 0, 0, 4, 1, 2], &[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8],
+            ].concat()),
+        ) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(messages_of(bytes));
         }

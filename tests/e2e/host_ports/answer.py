@@ -26,11 +26,11 @@ def datagrams(server):
         server.sendto(name, server.recvfrom(100)[1])
 
 
-def associations():
-    server = socket.socket(socket.AF_INET, socket.SOCK_RAW, NUMBER)
+def associations(family):
+    server = socket.socket(family, socket.SOCK_RAW, NUMBER)
     while True:
         data, peer = server.recvfrom(2000)
-        heard = parse(data)
+        heard = parse(family, data)
         if heard and heard[1:3] == (8080, INIT):
             server.sendto(packet(8080, heard[0], heard[3], INIT_ACK, 7, name), peer)
 
@@ -39,7 +39,10 @@ work = []
 for family in (socket.AF_INET, socket.AF_INET6):
     work.append((connections, [own(family, socket.SOCK_STREAM)]))
     work.append((datagrams, [own(family, socket.SOCK_DGRAM)]))
-work.append((connections, [own(socket.AF_INET, socket.SOCK_STREAM, NUMBER)]) if has_sockets() else (associations, []))
+    if has_sockets():
+        work.append((connections, [own(family, socket.SOCK_STREAM, NUMBER)]))
+    else:
+        work.append((associations, [family]))
 for act, arguments in work:
     threading.Thread(target=act, args=arguments, daemon=True).start()
 print("ready", flush=True)

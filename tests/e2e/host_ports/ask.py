@@ -12,7 +12,7 @@ def association():
     source = own_port or 40000 + time.monotonic_ns() % 20000
     client.sendto(packet(source, port, 0, INIT, 5, b""), (address, 0))
     while True:
-        heard = parse(client.recv(2000))
+        heard = parse(family, client.recv(2000))
         if heard and heard[:3] == (port, source, INIT_ACK):
             return heard[4]
 

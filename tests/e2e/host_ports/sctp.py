@@ -32,9 +32,10 @@ def packet(source, to, tag, kind, own_tag, word):
     return header(crc32c(header(0) + chunk)) + chunk
 
 
-def parse(data):
-    """Of an IPv4 packet: ports, kind of chunk, the sender's tag, the word; None where the sum is wrong."""
-    data = data[(data[0] & 15) * 4:]
+def parse(family, data):
+    """Of what a raw socket gives: ports, kind of chunk, the sender's tag, the word; None where the sum is wrong."""
+    if family == socket.AF_INET:  # only there with the header of the packet
+        data = data[(data[0] & 15) * 4:]
     source, to, tag = struct.unpack("!HHI", data[:8])
     if struct.unpack("<I", data[8:12])[0] != crc32c(data[:8] + b"\0\0\0\0" + data[12:]):
         return None

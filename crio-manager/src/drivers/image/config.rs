@@ -167,6 +167,8 @@ impl ConfigDocument {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::damage::damaged;
+    use proptest::prelude::*;
 
     fn read(text: &str) -> Result<ConfigDocument> {
         ConfigDocument::read(text.as_bytes().to_vec())
@@ -228,5 +230,18 @@ mod tests {
             ConfigDocument::read(vec![b' '; MAX_DOCUMENT_BYTES as usize + 1]),
             Err(Error::TooLarge { .. })
         ));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_configuration_is_read_or_refused_without_a_panic(
+            bytes in damaged(
+                r#"{"architecture":"amd64","os":"linux","config":{"User":"1000:users","Env":["A=b"],"Cmd":null,"Entrypoint":["sh"],
+                    "WorkingDir":"/srv","StopSignal":"SIGINT","Volumes":{"/data":{}},"ExposedPorts":{"80/tcp":{}},"Labels":{"a":"b"}},
+                    "rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}}"#
+            ),
+        ) {
+            let _ = ConfigDocument::read(bytes);
+        }
     }
 }

@@ -318,10 +318,32 @@ mod tests {
         ));
     }
 
+    use crate::damage::damaged;
     proptest! {
         #[test]
         fn any_document_is_read_or_refused_without_a_panic(text in "\\PC{0,200}") {
             let _ = Document::read("x", None, text.as_bytes());
+        }
+
+        #[test]
+        fn a_damaged_document_is_read_or_refused_without_a_panic(
+            image in damaged(
+                r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"size":2,"digest":
+                    "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","mediaType":
+                    "application/vnd.oci.image.config.v1+json"},"layers":[{"size":1,"mediaType":
+                    "application/vnd.oci.image.layer.v1.tar+gzip","digest":
+                    "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}]}"#
+            ),
+            list in damaged(
+                r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+                    "size":9,"mediaType":"application/vnd.oci.image.manifest.v1+json","platform":{"os":"linux","architecture":"amd64"}}]}"#
+            ),
+        ) {
+            for bytes in [image, list] {
+                if let Ok(Document::List(list)) = Document::read("x", None, &bytes) {
+                    let _ = choose_platform("x", list, "amd64");
+                }
+            }
         }
     }
 }

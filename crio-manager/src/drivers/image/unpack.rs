@@ -539,3 +539,75 @@ fn shown(path: &[u8]) -> String {
         _ => String::from_utf8_lossy(path).into_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::damage::damaged;
+    use proptest::prelude::*;
+    use tar::{EntryType, Header};
+
+    /// A layer with an entry of most kinds, and links that would lead out.
+    fn archive() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (path, kind, link, data) in [
+            ("a/", EntryType::Directory, "", &b""[..]),
+            ("pax", EntryType::XHeader, "", b"12 path=a/f\n"),
+            ("a/f", EntryType::Regular, "", b"content"),
+            ("a/out", EntryType::Symlink, "../../canary", b""),
+            ("a/hard", EntryType::Link, "a/f", b""),
+            ("a/.wh.gone", EntryType::Regular, "", b""),
+            ("././@LongLink", EntryType::GNULongName, "", b"a/long\0"),
+            ("a/l", EntryType::Regular, "", b"x"),
+            ("a/pipe", EntryType::Fifo, "", b""),
+        ] {
+            let mut header = Header::new_ustar();
+            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+            header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+            header.set_entry_type(kind);
+            header.set_mode(0o644);
+            header.set_size(data.len() as u64);
+            bytes.extend_from_slice(header.as_bytes());
+            bytes.extend_from_slice(data);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+
+    /// Headers whose sum is right again: a wrong sum would hide what else is wrong.
+    fn with_sums(mut bytes: Vec<u8>) -> Vec<u8> {
+        for block in bytes.chunks_exact_mut(512) {
+            if &block[257..262] == b"ustar" {
+                let mut header = Header::new_old();
+                header.as_mut_bytes().copy_from_slice(block);
+                header.set_cksum();
+                block.copy_from_slice(header.as_bytes());
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_archive_that_is_damaged_is_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let written = unpack(&with_sums(archive())[..], directory.path(), &Limits::default());
+        // Only root makes the device that is a whiteout.
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(written.unwrap().inodes, 7);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_archive_is_unpacked_or_refused_and_stays_inside(bytes in damaged(archive()).prop_map(with_sums)) {
+            let directory = tempfile::tempdir().unwrap();
+            let (root, canary) = (directory.path().join("root"), directory.path().join("canary"));
+            std::fs::create_dir(&root).unwrap();
+            std::fs::write(&canary, "host").unwrap();
+            let _ = unpack(&bytes[..], &root, &Limits::default());
+            prop_assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+            prop_assert_eq!(std::fs::read(&canary).unwrap(), b"host");
+        }
+    }
+}

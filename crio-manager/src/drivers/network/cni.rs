@@ -250,7 +250,10 @@ fn parse_result(answer: &[u8]) -> Result<Value, PluginError> {
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::super::config::parse_list;
+    use super::super::pod::Attachment;
     use super::*;
+    use crate::damage::damaged;
+    use proptest::prelude::*;
 
     #[test]
     fn a_plugin_sees_only_the_capabilities_that_it_declares() {
@@ -272,5 +275,25 @@ mod tests {
         assert_eq!(config["prevResult"], json!({ "ips": [] }));
         let config = config_for(&list, &list.plugins[1], runtime.as_object(), None);
         assert!(!config.contains_key("runtimeConfig") && !config.contains_key("prevResult"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_result_or_list_is_read_or_refused_without_a_panic(
+            result in damaged(
+                r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mac":"0a:00:00:00:00:01","sandbox":"/run/netns/x"}],
+                    "ips":[{"address":"10.0.0.2/24","gateway":"10.0.0.1","interface":0},{"address":"fd00::2/64","interface":0}],
+                    "routes":[{"dst":"0.0.0.0/0"}],"dns":{"nameservers":["10.0.0.1"]}}"#
+            ),
+            list in damaged(
+                r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge","ipam":{"type":"host-local"},
+                    "capabilities":{"portMappings":true}},{"type":"portmap"}]}"#
+            ),
+        ) {
+            if let Ok(result) = parse_result(&result) {
+                let _ = Attachment::from_result("n", "eth0", result);
+            }
+            let _ = parse_list(&list);
+        }
     }
 }

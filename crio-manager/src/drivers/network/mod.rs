@@ -81,6 +81,8 @@ pub struct NetworkConfig {
     pub cache_dir: PathBuf,
     /// Host ports of pods whose network has no plugin for them are our work.
     pub own_host_ports: bool,
+    /// How long plugins may refuse before the network is said not to be ready.
+    pub status_grace: Duration,
 }
 
 impl Default for NetworkConfig {
@@ -91,6 +93,7 @@ impl Default for NetworkConfig {
             default_network: None,
             cache_dir: PathBuf::from("/var/lib/crio/cni"),
             own_host_ports: true,
+            status_grace: Duration::ZERO,
         }
     }
 }
@@ -130,9 +133,14 @@ impl Network {
         };
         let records = Records::new(config.cache_dir);
         let host_ports = Arc::new(remembered_host_ports(&records).await?);
-        let watched = Watched::start(config.conf_dir, config.default_network, plugins.clone())
-            .await
-            .map_err(|source| Error::Watch { source })?;
+        let watched = Watched::start(
+            config.conf_dir,
+            config.default_network,
+            plugins.clone(),
+            config.status_grace,
+        )
+        .await
+        .map_err(|source| Error::Watch { source })?;
         Ok(Network {
             plugins,
             records,

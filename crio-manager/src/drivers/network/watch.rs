@@ -24,6 +24,8 @@ use super::config::{self, BrokenFile, NetworkList, Snapshot};
 
 const RESCAN: Duration = Duration::from_secs(5);
 const STATUS_INTERVAL: Duration = Duration::from_secs(15);
+/// Of plugins whose refusal is not told yet.
+const STATUS_RETRY: Duration = Duration::from_secs(5);
 const STATUS_DEADLINE: Duration = Duration::from_secs(10);
 /// Files are often written in several steps; one read after the last of them is enough.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -35,6 +37,7 @@ struct Source {
     conf_dir: PathBuf,
     default_network: Option<String>,
     plugins: Plugins,
+    status_grace: Duration,
     snapshot: watch::Sender<Arc<Snapshot>>,
     status: watch::Sender<NetworkStatus>,
 }
@@ -53,7 +56,12 @@ impl Drop for Watched {
 }
 
 impl Watched {
-    pub async fn start(conf_dir: PathBuf, default_network: Option<String>, plugins: Plugins) -> io::Result<Watched> {
+    pub async fn start(
+        conf_dir: PathBuf,
+        default_network: Option<String>,
+        plugins: Plugins,
+        status_grace: Duration,
+    ) -> io::Result<Watched> {
         let nothing = NetworkStatus::NotReady {
             reason: "network configuration not read yet".to_owned(),
         };
@@ -61,6 +69,7 @@ impl Watched {
             conf_dir,
             default_network,
             plugins,
+            status_grace,
             snapshot: watch::Sender::new(Arc::new(Snapshot {
                 chosen: Err(String::new()),
                 broken: Vec::new(),
@@ -147,10 +156,10 @@ async fn keep_watching(source: Arc<Source>, watcher: Watcher) {
         let watches = watcher.watch(&source); // again each time: a directory may have been replaced
         let snapshot = source.read().await;
         answer.refresh(&source, &snapshot).await;
-        source.publish(&snapshot, answer.refusal.clone());
+        source.publish(&snapshot, answer.refusal_after(source.status_grace));
         let look_again = match (watches, answer.asked_at) {
-            (Watches::SomeMissing, _) => Some(RESCAN),
-            (Watches::All, Some(_)) => Some(STATUS_INTERVAL),
+            (Watches::SomeMissing, _) => Some(answer.interval(source.status_grace).min(RESCAN)),
+            (Watches::All, Some(_)) => Some(answer.interval(source.status_grace)),
             (Watches::All, None) => None,
         };
         let changed = match look_again {
@@ -171,7 +180,9 @@ async fn keep_watching(source: Arc<Source>, watcher: Watcher) {
 struct PluginAnswer {
     of: Option<Arc<NetworkList>>,
     asked_at: Option<Instant>,
-    refusal: Option<String>,
+    counts_for: Duration,
+    /// Since when there has been no other answer, and the last one.
+    refused: Option<(Instant, String)>,
 }
 
 impl PluginAnswer {
@@ -185,7 +196,7 @@ impl PluginAnswer {
             *self = PluginAnswer::default();
             return;
         };
-        let fresh = self.asked_at.is_some_and(|at| at.elapsed() < STATUS_INTERVAL);
+        let fresh = self.asked_at.is_some_and(|at| at.elapsed() < self.counts_for);
         if fresh && self.of.as_ref() == Some(network) {
             return;
         }
@@ -194,9 +205,29 @@ impl PluginAnswer {
             .status(network, Instant::now() + STATUS_DEADLINE)
             .await
             .err();
-        self.refusal = refusal.map(|error| super::with_causes(&error));
+        let since = self.refused.take().map_or_else(Instant::now, |(since, _)| since);
+        self.refused = refusal.map(|error| (since, super::with_causes(&error)));
         self.of = Some(Arc::clone(network));
         self.asked_at = Some(Instant::now());
+        self.counts_for = self.interval(source.status_grace);
+    }
+
+    /// What is to be told: a refusal that has lasted.
+    fn refusal_after(&self, grace: Duration) -> Option<String> {
+        let (since, reason) = self.refused.as_ref()?;
+        (since.elapsed() >= grace).then(|| reason.clone())
+    }
+
+    /// How long an answer counts: one that is not told yet until the grace is over, at most.
+    fn interval(&self, grace: Duration) -> Duration {
+        let left = self
+            .refused
+            .as_ref()
+            .map(|(since, _)| grace.saturating_sub(since.elapsed()));
+        match left {
+            Some(left) if !left.is_zero() => left.min(STATUS_RETRY),
+            _ => STATUS_INTERVAL,
+        }
     }
 }
 

@@ -14,6 +14,9 @@ pub(super) use resources::{blame_named_file, specify_update};
 
 use super::Lifecycle;
 use crate::drivers::seams::{DriverError, ErrorKind};
+#[cfg(test)]
+use crate::model::trust::Trust;
+use crate::model::trust::TrustPolicy;
 use crate::spec::process::{EnvVar, Rlimit};
 use crate::spec::security::Inheritable;
 use crate::spec::{Node, SpecError};
@@ -54,6 +57,8 @@ pub struct SpecDefaults {
     pub pause_path: PathBuf,
     /// The kernel has AppArmor on.
     pub apparmor: bool,
+    /// Which runtime handler untrusted pods get.
+    pub trust: TrustPolicy,
 }
 
 /// What becomes of a volume that an image declares and the client does not mount.
@@ -107,6 +112,10 @@ impl SpecDefaults {
             default_mounts_files: vec!["/secrets".into()],
             pause_path: "/pause".into(),
             apparmor: false,
+            trust: TrustPolicy {
+                untrusted_handler: None,
+                unsaid: Trust::Trusted,
+            },
         }
     }
 }

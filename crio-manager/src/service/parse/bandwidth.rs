@@ -1,15 +1,15 @@
 //! The limits of a pod's traffic, which the kubelet's users write as annotations of the pod.
 
 use super::{Parsed, wrong};
+use crate::model::name::Pairs;
 use crate::model::sandbox::Bandwidth;
-use std::collections::HashMap;
 
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// What Kubernetes lets a user ask for, in bits per second.
 const RANGE: std::ops::RangeInclusive<u64> = 1_000..=1_000_000_000_000_000;
 
-pub fn bandwidth(annotations: &HashMap<String, String>) -> Parsed<Option<Bandwidth>> {
+pub fn bandwidth(annotations: &Pairs) -> Parsed<Option<Bandwidth>> {
     let limit = |name: &str| {
         let Some(text) = annotations.get(name) else {
             return Ok(None);
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     fn asked(name: &str, text: &str) -> Parsed<Option<Bandwidth>> {
-        bandwidth(&HashMap::from([(name.to_owned(), text.to_owned())]))
+        bandwidth(&Pairs::from([(name.to_owned(), text.to_owned())]))
     }
 
     #[test]
@@ -80,7 +80,7 @@ mod tests {
             assert_eq!(asked(INGRESS, text).unwrap().unwrap().ingress, Some(bits), "{text}");
             assert_eq!(asked(EGRESS, text).unwrap().unwrap().egress, Some(bits), "{text}");
         }
-        assert_eq!(bandwidth(&HashMap::new()).unwrap(), None);
+        assert_eq!(bandwidth(&Pairs::new()).unwrap(), None);
     }
 
     #[test]

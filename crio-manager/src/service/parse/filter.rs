@@ -1,6 +1,6 @@
 //! What a list asks for.
 
-use super::{Parsed, enum_value, pairs};
+use super::{Parsed, enum_value};
 use crate::model::name::Pairs;
 use cri::v1;
 
@@ -38,7 +38,7 @@ pub fn sandbox_filter(filter: Option<v1::PodSandboxFilter>) -> Parsed<Filter> {
         id: filter.id,
         sandbox_id: String::new(),
         state: state.map(i32::from),
-        labels: pairs(filter.label_selector),
+        labels: filter.label_selector.into_iter().collect(),
     })
 }
 
@@ -53,7 +53,7 @@ pub fn container_filter(filter: Option<v1::ContainerFilter>) -> Parsed<Filter> {
         id: filter.id,
         sandbox_id: filter.pod_sandbox_id,
         state: state.map(i32::from),
-        labels: pairs(filter.label_selector),
+        labels: filter.label_selector.into_iter().collect(),
     })
 }
 
@@ -64,7 +64,7 @@ pub fn container_stats_filter(filter: Option<v1::ContainerStatsFilter>) -> Filte
         id: filter.id,
         sandbox_id: filter.pod_sandbox_id,
         state: None,
-        labels: pairs(filter.label_selector),
+        labels: filter.label_selector.into_iter().collect(),
     }
 }
 
@@ -75,7 +75,7 @@ pub fn sandbox_stats_filter(filter: Option<v1::PodSandboxStatsFilter>) -> Filter
         id: filter.id,
         sandbox_id: String::new(),
         state: None,
-        labels: pairs(filter.label_selector),
+        labels: filter.label_selector.into_iter().collect(),
     }
 }
 

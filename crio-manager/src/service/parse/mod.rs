@@ -13,6 +13,7 @@ mod path;
 mod resources;
 mod sandbox;
 mod security;
+mod trust;
 
 pub use container::{checkpoint_container, create_container, stop_container};
 pub use exec::{attach, exec, exec_sync, port_forward};
@@ -46,8 +47,16 @@ fn no_nul(field: &str, value: String) -> Parsed<String> {
     }
 }
 
-fn pairs(values: HashMap<String, String>) -> Pairs {
-    values.into_iter().collect()
+/// Most bytes of the keys and values of one map: four times what Kubernetes lets a pod's annotations be. They are in
+/// every record and every list.
+const PAIRS_BYTES: usize = 1 << 20;
+
+fn pairs(field: &str, values: HashMap<String, String>) -> Parsed<Pairs> {
+    let bytes = values.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    if bytes > PAIRS_BYTES {
+        return Err(wrong(field, format!("{bytes} bytes, more than {PAIRS_BYTES}")));
+    }
+    Ok(values.into_iter().collect())
 }
 
 fn enum_value<E: TryFrom<i32>>(field: &str, value: i32) -> Parsed<E> {

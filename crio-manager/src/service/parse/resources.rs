@@ -51,7 +51,7 @@ pub(super) fn resources(asked: v1::LinuxContainerResources) -> Parsed<Resources>
             .into_iter()
             .map(|limit| (limit.page_size, limit.limit))
             .collect(),
-        unified: pairs(asked.unified),
+        unified: pairs("resources.unified", asked.unified)?,
     })
 }
 

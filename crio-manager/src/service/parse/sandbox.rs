@@ -5,6 +5,7 @@ use super::name::pod_metadata;
 use super::namespaces::namespaces;
 use super::path::absolute;
 use super::security::{apparmor, seccomp, selinux};
+use super::trust::{keeps_its_distance, trust};
 use super::{Parsed, enum_value, no_nul, pairs, required, wrong};
 use crate::model::name::{NAME_BYTES, Pairs};
 use crate::model::sandbox::{Dns, PortMapping, PortProtocol, SandboxPlan};
@@ -46,7 +47,8 @@ pub fn run_pod_sandbox(
         return Err(wrong("runtime_handler", "not a handler's name"));
     }
     let hostname = hostname(config.hostname)?;
-    Ok(SandboxPlan {
+    let annotations = pairs("config.annotations", config.annotations)?;
+    keeps_its_distance(SandboxPlan {
         id: SandboxId::from_bytes(random),
         // A pod always has a name to itself; without one asked for, it is called like the pod.
         hostname: if host_network || !hostname.is_empty() {
@@ -61,9 +63,10 @@ pub fn run_pod_sandbox(
         },
         dns: config.dns_config.map(dns).transpose()?,
         port_mappings: port_mappings(config.port_mappings)?,
-        bandwidth: bandwidth(&config.annotations)?,
-        labels: pairs(config.labels),
-        annotations: pairs(config.annotations),
+        bandwidth: bandwidth(&annotations)?,
+        labels: pairs("config.labels", config.labels)?,
+        trust: trust(&annotations)?,
+        annotations,
         cgroup_parent: no_nul("linux.cgroup_parent", linux.cgroup_parent)?,
         sysctls: sysctls(linux.sysctls, &namespaces)?,
         namespaces,
@@ -190,7 +193,7 @@ fn sysctls(values: HashMap<String, String>, namespaces: &Namespaces) -> Parsed<P
             ));
         }
     }
-    Ok(pairs(values))
+    pairs("linux.sysctls", values)
 }
 
 #[cfg(test)]

@@ -197,11 +197,7 @@ impl<Input: AsyncRead + Unpin> Reader<Input> {
     async fn run(mut self) -> Result<(), Ended> {
         let mut head = [0; HEAD_BYTES];
         loop {
-            match self.input.read_exact(&mut head).await {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error.into()),
-                Err(error) => return Err(error.into()),
-            }
+            self.input.read_exact(&mut head).await?;
             self.idle.touch();
             match Head::parse(head)? {
                 Head::Data { stream, fin, length } => self.data(stream, length, fin).await?,
@@ -281,5 +277,80 @@ impl<Input: AsyncRead + Unpin> Reader<Input> {
         }
         let id = stream;
         let _ = opened.send(Opened { id, headers, received }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::damage::damaged;
+    use proptest::prelude::*;
+
+    /// Nothing takes so long but a connection that hangs.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Two streams with data, a ping, a window, a reset and a good-bye.
+    fn conversation() -> Vec<u8> {
+        let mut blocks = BlockWriter::new();
+        let mut open = |stream: u32| {
+            let block = blocks.write(&[("streamtype", "stdin"), ("port", "80")]);
+            let length = u32::try_from(block.len() + 10).unwrap();
+            let mut bytes = vec![0x80, 3, 0, 1];
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(&stream.to_be_bytes());
+            bytes.extend_from_slice(&[0; 6]);
+            bytes.extend_from_slice(&block);
+            bytes
+        };
+        let frames = [
+            open(1),
+            open(3),
+            frame::data(1, b"abc", false),
+            frame::ping(1),
+            frame::window_update(1, 9),
+            frame::data(3, b"de", true),
+            frame::reset(1, ResetReason::Cancel),
+            frame::go_away(3),
+        ];
+        frames.concat()
+    }
+
+    /// What a server makes of these bytes: the streams that were opened, and how the connection ended.
+    async fn opened_by(bytes: Vec<u8>) -> (usize, Result<(), Ended>) {
+        let (mut client, server) = tokio::io::duplex(1 << 20);
+        let (Connection { mut opened, sender }, work) = connect(server, Idle::new(LIMIT), |_| true);
+        client.write_all(&bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        drop(sender);
+        let count = async {
+            let mut count = 0;
+            while let Some(mut stream) = opened.recv().await {
+                while stream.received.try_recv().is_ok() {}
+                count += 1;
+            }
+            count
+        };
+        let (ended, count) = tokio::time::timeout(LIMIT, async { tokio::join!(work, count) })
+            .await
+            .unwrap();
+        (count, ended)
+    }
+
+    #[tokio::test]
+    async fn the_conversation_that_is_damaged_is_good() {
+        let (opened, ended) = opened_by(conversation()).await;
+        // Who closes without a word of it, after the good-bye too, has left.
+        let left = matches!(&ended, Err(Ended::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof);
+        assert!(left, "{ended:?}");
+        assert_eq!(opened, 2);
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_conversation_ends_and_harms_nothing(bytes in damaged(conversation())) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let (opened, _) = runtime.block_on(opened_by(bytes));
+            prop_assert!(opened <= STREAMS_AT_ONCE);
+        }
     }
 }
