@@ -11,6 +11,7 @@ mod metrics;
 mod print;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod value;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use keys::{Key, command_line_keys, restart_needed};
 pub use layers::{Sources, load};
 pub use metrics::{Collector, MetricsConfig};
 pub use print::{DESCRIPTION, commented_defaults, described, effective};
+pub use traces::TracingConfig;
 pub use value::SOCKET_PATH_MAX;
 use value::{Setting, Value, one_of};
 
@@ -43,6 +45,7 @@ pub struct Config {
     pub image: ImageConfig,
     pub network: NetworkConfig,
     pub metrics: MetricsConfig,
+    pub tracing: TracingConfig,
     pub manager: ManagerConfig,
 }
 
@@ -237,6 +240,7 @@ impl Default for Config {
                 cni_status_grace_period: Duration::ZERO,
             },
             metrics: MetricsConfig::default(),
+            tracing: TracingConfig::default(),
             manager: ManagerConfig {
                 state_dir: "/var/lib/crio".into(),
                 pause_path: PathBuf::new(),

@@ -35,6 +35,7 @@ use crate::service::inspect::{Inspection, Told};
 use crate::service::listener::{self, CallSpans, SocketFile};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
+use crate::spans::{self, TracedCalls};
 use crate::spec::process::{EnvVar, Rlimit};
 use crate::spec::resources::CgroupVersion;
 use crate::spec::seccomp::{Arch, KernelVersion};
@@ -109,6 +110,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
+    let spans = spans::Export::start(&config.tracing)?;
     let (drivers, images) = drivers(&config, handed.kept).await?;
     let counts = metrics::Counts::default();
     let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
@@ -153,6 +155,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
         .max_concurrent_streams(STREAMS_AT_ONCE)
         .accept_http1(true)
         .layer(Inspection::new(lifecycle.clone(), told))
+        .layer(TracedCalls::new(spans.is_wanted()))
         .layer(CallSpans)
         .layer(CountedCalls::new(counts))
         .layer(Admission::new(CALLS_AT_ONCE))
@@ -208,6 +211,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     if tokio::time::timeout(DRAIN_LIMIT, images.shutdown()).await.is_err() {
         warn!("the image store is still busy, leaving; the next start removes what is half-made");
     }
+    spans.stop().await;
     socket.file.remove();
     info!("stopped; containers go on");
     Ok(())

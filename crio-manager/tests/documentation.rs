@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 /// Where the short paths of the documents begin.
-const BELOW: [(&str, &str); 11] = [
+const BELOW: [(&str, &str); 13] = [
+    ("config/", "crio-manager/src"),
+    ("spans/", "crio-manager/src"),
     ("metrics/", "crio-manager/src"),
     ("lifecycle/", "crio-manager/src"),
     ("model/", "crio-manager/src"),

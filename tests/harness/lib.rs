@@ -5,6 +5,7 @@
 //! there must be no mount, cgroup, process, file or descriptor more than before.
 
 pub mod client;
+pub mod collector;
 pub mod http;
 pub mod image;
 pub mod leaks;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 
 pub use client::{Client, RunningPod, container, image_spec, refused, sh};
+pub use collector::Collector;
 pub use image::TestImage;
 pub use node::{Node, Runtime, Setup};
 pub use service_host::ServiceHost;

@@ -131,13 +131,17 @@ macro_rules! handler_key {
 }
 
 /// The tables in the order in which they are printed, each with its heading.
-pub static TABLES: [(&str, &str); 7] = [
+pub static TABLES: [(&str, &str); 8] = [
     ("crio", "Where things are kept."),
     ("crio.api", "The CRI socket."),
     ("crio.runtime", "What every container gets, and who runs it."),
     ("crio.image", "Images."),
     ("crio.network", "The pod network."),
     ("crio.metrics", "What Prometheus scrapes; docs/metrics.md lists it."),
+    (
+        "crio.tracing",
+        "Spans of calls, for OpenTelemetry; docs/tracing.md has what they say.",
+    ),
     ("crio_manager", "Keys of crio-manager's own."),
 ];
 
@@ -162,7 +166,7 @@ static LIVE: [(&str, &str); 16] = [
     ("crio_manager", "untrusted_runtime"),
 ];
 
-pub static KEYS: [Key; 64] = [
+pub static KEYS: [Key; 67] = [
     key!(
         "crio",
         "root",
@@ -228,6 +232,24 @@ pub static KEYS: [Key; 64] = [
         "stream_tls_key",
         api.stream_tls_key,
         "The certificate's private key; PEM."
+    ),
+    key!(
+        "crio.tracing",
+        "enable_tracing",
+        tracing.enable_tracing,
+        "Send spans of CRI calls to a collector."
+    ),
+    key!(
+        "crio.tracing",
+        "tracing_endpoint",
+        tracing.tracing_endpoint,
+        "The collector, HOST:PORT; it is spoken to in OTLP over gRPC, without TLS."
+    ),
+    key!(
+        "crio.tracing",
+        "tracing_sampling_rate_per_million",
+        tracing.tracing_sampling_rate_per_million,
+        "How many of a million calls are traced whose caller says nothing of it; a caller's traceparent goes first."
     ),
     key!(
         "crio.api",
@@ -599,7 +621,7 @@ pub static HANDLER_KEYS: [HandlerKey; 13] = [
 ];
 
 /// Keys of CRI-O's that a file may carry and this version does nothing with.
-pub static NOT_USED: [(&str, &[&str]); 7] = [
+pub static NOT_USED: [(&str, &[&str]); 8] = [
     (
         "crio",
         &[
@@ -666,6 +688,7 @@ pub static NOT_USED: [(&str, &[&str]); 7] = [
     ),
     ("crio.network", &[]),
     ("crio.metrics", &[]),
+    ("crio.tracing", &[]),
     ("crio_manager", &[]),
 ];
 
@@ -683,12 +706,11 @@ pub static HANDLER_KEYS_NOT_USED: [&str; 10] = [
 ];
 
 /// Whole tables of CRI-O's that this version does nothing with.
-pub static TABLES_NOT_USED: [&str; 5] = [
+pub static TABLES_NOT_USED: [&str; 4] = [
     "crio.checkpoint_restore",
     "crio.nri",
     "crio.runtime.workloads",
     "crio.stats",
-    "crio.tracing",
 ];
 
 #[cfg(test)]

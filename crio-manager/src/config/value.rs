@@ -29,7 +29,7 @@ pub enum Value {
 }
 
 impl Value {
-    fn kind(&self) -> String {
+    pub fn kind(&self) -> String {
         match self {
             Value::Text(text) | Value::Untyped(text) => format!("the text {text:?}"),
             Value::Integer(number) => format!("the number {number}"),
@@ -50,7 +50,7 @@ impl Value {
         }
     }
 
-    fn integer(&self) -> Result<i64, String> {
+    pub fn integer(&self) -> Result<i64, String> {
         match self {
             Value::Integer(number) => Ok(*number),
             Value::Untyped(text) => text

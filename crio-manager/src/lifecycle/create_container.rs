@@ -15,6 +15,7 @@ use crate::drivers::seams::{
 };
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
 use crate::model::{ContainerId, ContainerPlan, ContainerState, ProcessId, SandboxState};
+use crate::spans;
 use crate::spec::Support;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -250,10 +251,13 @@ impl Lifecycle {
         };
         under_way::at("launch monitor");
         // A pod that is stopped meanwhile does not wait for a runtime that hangs: the undo ends it.
-        let launched = tokio::select! {
-            launched = d.monitor.create(launch) => launched,
-            () = sandbox.stopped() => Err(DriverError::new(ErrorKind::Failed, "the pod sandbox was stopped meanwhile")),
-        };
+        let launched = spans::within("launch monitor", async {
+            tokio::select! {
+                launched = d.monitor.create(launch) => launched,
+                () = sandbox.stopped() => Err(DriverError::new(ErrorKind::Failed, "the pod sandbox was stopped meanwhile")),
+            }
+        })
+        .await;
         let launched = launched.map_err(|failed| blame_named_file(&plan.resources, failed));
         let Launched { process, monitor } = launched.in_step("launch monitor")?;
         let cgroup = parent.container(&plan.id);
@@ -261,7 +265,7 @@ impl Lifecycle {
             .complete_limits(&cgroup, &plan.resources)
             .step("complete limits")
             .await?;
-        tracing::Span::current().record("pid", process.pid.get());
+        spans::note("pid", process.pid.get());
         let held = Held {
             process: hold(d, Some(process)).in_step("take hold of the process")?,
             monitor: hold(d, monitor).in_step("take hold of the monitor")?,

@@ -3,6 +3,7 @@
 use super::under_way;
 use crate::drivers::seams::DriverError;
 use crate::model::Refused;
+use crate::spans;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,7 +143,7 @@ pub trait Step<T>: Future<Output = Result<T, DriverError>> + Sized + Send {
     fn step(self, step: &'static str) -> impl Future<Output = Result<T, StepFailed>> + Send {
         async move {
             under_way::at(step);
-            self.await.in_step(step)
+            spans::within(step, self).await.in_step(step)
         }
     }
 }

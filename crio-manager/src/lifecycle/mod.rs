@@ -38,11 +38,11 @@ pub use error::Error;
 pub use specify::{ImageVolumes, SpecDefaults};
 
 use crate::drivers::seams::Drivers;
+use crate::spans;
 use registry::Registry;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument;
 pub use under_way::Look;
 use under_way::{UnderWay, Verbs};
 
@@ -122,7 +122,7 @@ impl Lifecycle {
             drop(entered);
             outcome
         };
-        let task = self.room.tasks.spawn(under_way.clone().during(work).in_current_span());
+        let task = self.room.tasks.spawn(spans::carried(under_way.clone().during(work)));
         let outcome = async {
             task.await.unwrap_or_else(|panicked| {
                 tracing::error!(error = %panicked, "{what} ended without a result");

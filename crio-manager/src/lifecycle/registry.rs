@@ -5,6 +5,7 @@ use super::error::Error;
 use super::under_way::{Look, UnderWay};
 use crate::model::name::{ContainerName, PodMetadata};
 use crate::model::{ContainerId, Id, SandboxId};
+use crate::spans;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::ops::Bound;
@@ -203,7 +204,7 @@ where
                         made: None,
                     };
                     let this_one = under_way.clone();
-                    tasks.spawn(tracing::Instrument::in_current_span(async move {
+                    tasks.spawn(spans::carried(async move {
                         let mut making = making;
                         let outcome = this_one.during(work).await;
                         making.made = outcome.as_ref().ok().cloned();

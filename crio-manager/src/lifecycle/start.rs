@@ -5,6 +5,7 @@ use super::error::{Error, InStep};
 use super::under_way::{self, PATIENCE};
 use super::{Lifecycle, release};
 use crate::model::{ContainerEvent, ContainerState, ProcessId, Refused};
+use crate::spans;
 use std::sync::Arc;
 use tracing::{info, warn};
 
@@ -50,7 +51,7 @@ impl Lifecycle {
 
     async fn start_process(&self, cell: &ContainerCell, process: ProcessId) -> Result<(), Error> {
         let d = self.drivers();
-        match d.runtime.start(&cell.handler, &cell.plan.id, process).await {
+        match spans::within("start", d.runtime.start(&cell.handler, &cell.plan.id, process)).await {
             Ok(()) => {
                 cell.apply(ContainerEvent::Started { at: d.clock.now() })?;
                 self.save(cell).await;

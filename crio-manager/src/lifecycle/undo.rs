@@ -2,6 +2,7 @@
 
 use super::under_way;
 use crate::drivers::seams::DriverResult;
+use crate::spans;
 use futures::future::BoxFuture;
 use tracing::{debug, warn};
 
@@ -26,7 +27,7 @@ impl Undo {
         for (name, release) in self.releases.into_iter().rev() {
             debug!(step = name, "undo");
             under_way::at(name);
-            if let Err(error) = release.await {
+            if let Err(error) = spans::within(name, release).await {
                 warn!(step = name, %error, "undo failed, going on with the others");
                 leftovers.push(format!("{name}: {error}"));
             }

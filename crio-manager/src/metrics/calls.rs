@@ -53,7 +53,8 @@ const METHODS: [&str; 42] = [
     "Version",
 ];
 
-fn operation(path: &str) -> &'static str {
+/// The method that a path names.
+pub(crate) fn operation(path: &str) -> &'static str {
     let name = path.rsplit('/').next().unwrap_or_default();
     METHODS
         .iter()

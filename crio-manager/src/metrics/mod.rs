@@ -15,6 +15,7 @@ mod seams;
 mod server;
 
 pub use calls::CountedCalls;
+pub(crate) use calls::operation;
 pub use exposition::Exposition;
 pub use seams::counted;
 pub use server::Server;

@@ -7,6 +7,7 @@ use super::{events, metrics, parse, present, usage};
 use crate::drivers::seams::{CgroupManager, ExecOutcome, ExecOutput, Features};
 use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
+use crate::spans::note;
 use crate::streaming::{Asked, Command, Urls};
 use cri::v1;
 use cri::v1::runtime_service_server::RuntimeService;
@@ -100,11 +101,6 @@ type Reply<T> = Result<Response<T>, Status>;
 
 fn reply<T>(message: T) -> Reply<T> {
     Ok(Response::new(message))
-}
-
-/// Names the object of this call in its span.
-fn note(field: &'static str, value: &str) {
-    tracing::Span::current().record(field, value);
 }
 
 #[tonic::async_trait]

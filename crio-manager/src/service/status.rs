@@ -3,6 +3,7 @@
 use crate::drivers::seams::{DriverError, ErrorKind};
 use crate::lifecycle::Error;
 use crate::lifecycle::error::MOUNT_IMAGE;
+use crate::spans;
 use tonic::{Code, Status};
 
 /// Longest message of a status, in bytes: gRPC carries it in a header.
@@ -28,10 +29,10 @@ pub fn status(error: Error) -> Status {
         Error::Leftovers { .. } | Error::Lost(_) => Code::Internal,
     };
     if let Error::Step { step, .. } | Error::UnderWay { step, .. } = &error {
-        tracing::Span::current().record("step", step);
+        spans::note("step", step);
     }
     if let Error::Create(failed) = &error {
-        tracing::Span::current().record("step", failed.step);
+        spans::note("step", failed.step);
     }
     let message = match &error {
         // The kubelet knows these by their first word.

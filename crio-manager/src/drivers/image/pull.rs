@@ -18,6 +18,7 @@ use super::registries::Source;
 use super::registry::Registry;
 use super::sources::Wanted;
 use super::{ImageStore, Node, signature};
+use crate::spans;
 
 /// How many layers of one image are fetched and unpacked at once.
 const PARALLEL_LAYERS: usize = 3;
@@ -61,12 +62,12 @@ impl ImageStore {
                 node: Arc::clone(&self.node),
                 wanted,
             };
-            self.node.spawn(async move {
+            self.node.spawn(spans::carried(async move {
                 let result = pull(&listed.node, &listed.wanted).await;
                 listed.node.transfers.ended(&result);
                 drop(listed); // before the outcome is known: who asks after it begins anew
                 tell.send_replace(Some(result));
-            });
+            }));
             outcome
         });
         match outcome.wait_for(Option::is_some).await {
@@ -180,7 +181,11 @@ async fn fetch_image(
                     node.transfers.fetched(&blob);
                     Ok(fetched)
                 };
-                node.ensure_layer(layer, fetch).await?;
+                spans::within("layer", async {
+                    spans::note("digest", layer.to_string());
+                    node.ensure_layer(layer, fetch).await
+                })
+                .await?;
                 if is_here.into_inner() {
                     node.transfers.reused(&blob);
                 }
