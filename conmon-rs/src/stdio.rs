@@ -77,7 +77,9 @@ pub struct Stdio {
 
 impl Stdio {
     /// Makes the pipes. With a terminal, stderr carries only what the runtime itself has to say; stdout comes later.
-    pub fn new(plan: StdioPlan) -> io::Result<(Stdio, ContainerEnds)> {
+    ///
+    /// With `no_dev_null`, an input that is not there has ended, and an output that is not there is stderr.
+    pub fn new(plan: StdioPlan, no_dev_null: bool) -> io::Result<(Stdio, ContainerEnds)> {
         let mut stdio = Stdio {
             stdin: Stdin::Closed,
             stdout: None,
@@ -103,6 +105,15 @@ impl Stdio {
                     stdio.stdin = Stdin::Open(ours);
                     stdin = Some(theirs);
                 }
+            }
+        }
+        if no_dev_null {
+            if stdin.is_none() {
+                let (ended, _ours) = pipe_with(PipeFlags::CLOEXEC)?;
+                stdin = Some(ended);
+            }
+            if stdout.is_none() {
+                stdout = Some(stderr.try_clone()?);
             }
         }
         Ok((stdio, ContainerEnds::Made { stdin, stdout, stderr }))

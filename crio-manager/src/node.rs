@@ -15,6 +15,7 @@ use crate::drivers::fd_store::FdStore;
 use crate::drivers::host::Host;
 use crate::drivers::image::{ImageStore, ImageStoreConfig, PullFiles};
 use crate::drivers::monitor::ConmonRs;
+use crate::drivers::namespaces::user_namespaces;
 use crate::drivers::namespaces::{Namespaces, Sysctl};
 use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
@@ -55,6 +56,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -356,7 +358,9 @@ pub(crate) fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::Fil
 /// runc takes no root file system with a link in its path, and `/var/run` is one on every node of today.
 pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     for root in [&mut config.crio.root, &mut config.crio.runroot] {
-        let resolved = make_private_dir(root).and_then(|()| root.canonicalize());
+        // Others, too, pass on their way to what is theirs.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&*root);
+        let resolved = made.and_then(|()| root.canonicalize());
         *root = resolved.with_context(|| root.display().to_string())?;
     }
     Ok(())
@@ -406,7 +410,9 @@ pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> an
         }),
         cgroup: cgroups(config)?,
         namespaces: Arc::new(
-            Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?).context("namespaces_dir")?,
+            Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?)
+                .context("namespaces_dir")?
+                .held_by(&config.manager.pause_path),
         ),
         network: Arc::new(Cni::new(network, config.manager.cni_timeout)),
         image: Arc::new(images.clone()),
@@ -533,11 +539,18 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),
         apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|enabled| enabled.starts_with(b"Y")),
+        user_namespaces: user_namespaces(config).inspect_err(|why| info!(why, "pods can have no user namespaces")),
         trust: TrustPolicy {
             untrusted_handler: Some(config.manager.untrusted_runtime.clone()).filter(|name| !name.is_empty()),
             unsaid: config.manager.default_workload_trust,
         },
     })
+}
+
+/// Whether pods can have user namespaces, or why not.
+fn user_namespaces(config: &Config) -> Result<(), String> {
+    let (images, run) = (config.crio.root.join(OURS), config.crio.runroot.join(OURS));
+    user_namespaces::probe(&config.manager.pause_path, &images, &[&images, &run])
 }
 
 fn rlimit(ulimit: &Ulimit) -> anyhow::Result<Rlimit> {
@@ -598,7 +611,6 @@ fn this_node() -> anyhow::Result<Node> {
             Support::Absent
         },
         recursive_read_only: Support::Absent,
-        id_mapped_mounts: Support::Absent,
     })
 }
 

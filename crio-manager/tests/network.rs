@@ -92,7 +92,8 @@ fn pinned_namespaces_hold_what_was_asked_and_the_caller_stays_where_it_is() {
         let namespaces = Namespaces::new(root.path());
         let before = (hostname(), std::fs::read_link("/proc/self/ns/net").unwrap());
         let plan = NamespacePlan {
-            kinds: Kind::ALL.to_vec(),
+            users: None,
+            kinds: vec![Kind::Net, Kind::Ipc, Kind::Uts],
             hostname: Some("web-0".to_owned()),
             sysctls: vec![
                 Sysctl::parse("net.ipv4.ip_unprivileged_port_start", "7").unwrap(),

@@ -128,7 +128,6 @@ fn the_container_sees_its_mounts_and_no_more() {
             host_path: volume,
             access: MountAccess::ReadOnly,
             propagation: Propagation::Private,
-            id_mappings: None,
         });
         let output = host.run(&input);
         let said = text(&output);
@@ -437,7 +436,6 @@ impl Host {
                 hugepage_sizes: Vec::new(),
                 swap_limit: Support::Absent,
                 recursive_read_only: Support::Absent,
-                id_mapped_mounts: Support::Absent,
             },
             rootfs: Rootfs {
                 path: self.bundle().join("rootfs"),
@@ -525,7 +523,6 @@ impl Host {
             host_path: std::env::current_exe().expect("this program"),
             access: MountAccess::ReadOnly,
             propagation: Propagation::Private,
-            id_mappings: None,
         });
         let args = [
             "/probe",

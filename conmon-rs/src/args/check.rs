@@ -199,6 +199,7 @@ impl Options {
             } else {
                 StdioPlan::Pipes { stdin: self.stdin }
             },
+            no_dev_null: self.no_dev_null,
             attach: AttachPlan {
                 link: if self.full_attach {
                     None

@@ -43,6 +43,7 @@ pub struct Options {
     pub(super) drop_capabilities: bool,
     pub(super) landlock: bool,
     pub(super) no_new_keyring: bool,
+    pub(super) no_dev_null: bool,
     pub(super) no_pivot: bool,
     pub(super) systemd_cgroup: bool,
     pub(super) replace_listen_pid: bool,
@@ -88,7 +89,7 @@ const fn option(long: &'static str, short: u8, value: Value, help: &'static str)
 
 use Value::{Flag, List, MaybeLongNumber, MaybeNumber, Number, Text};
 
-pub(super) static OPTIONS: [OptionName; 51] = [
+pub(super) static OPTIONS: [OptionName; 52] = [
     option(
         "api-version",
         0,
@@ -242,6 +243,12 @@ pub(super) static OPTIONS: [OptionName; 51] = [
         0,
         Flag(|o| &mut o.no_container_partial_message),
         "Do not mark partial lines in journald",
+    ),
+    option(
+        "no-dev-null",
+        0,
+        Flag(|o| &mut o.no_dev_null),
+        "Give the runtime pipes where it would get /dev/null",
     ),
     option(
         "no-new-keyring",

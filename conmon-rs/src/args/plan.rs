@@ -23,6 +23,9 @@ pub struct MonitorPlan {
     pub persist_dir: Option<PathBuf>,
     pub exit_command: Option<ExitCommand>,
     pub stdio: StdioPlan,
+    /// The runtime gets pipes that have ended where it would get /dev/null, of which some runtimes change the owner for a
+    /// user namespace: the host's own.
+    pub no_dev_null: bool,
     pub attach: AttachPlan,
     pub replace_listen_pid: bool,
     pub notify_socket: Option<PathBuf>,

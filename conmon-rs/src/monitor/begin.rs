@@ -41,7 +41,7 @@ impl<'a> Monitor<'a> {
             StdioPlan::Terminal => Some(ConsoleSocket::listen().map_err(named("create console socket"))?),
             StdioPlan::Pipes { .. } | StdioPlan::Inherited => None,
         };
-        let (stdio, ends) = Stdio::new(plan.stdio).map_err(named("create pipes"))?;
+        let (stdio, ends) = Stdio::new(plan.stdio, plan.no_dev_null).map_err(named("create pipes"))?;
         // Where callers reach us; a container with stdio that is not ours needs nothing of it.
         let meeting_place = plan.bundle.as_deref().filter(|_| plan.stdio != StdioPlan::Inherited);
         let control = request_fifo(meeting_place, CONTROL_FIFO)?;

@@ -1,6 +1,7 @@
 //! What a child process does between fork and exec.
 
 use super::seams::Entrance;
+use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use std::sync::OnceLock;
 use tokio::process::Command;
@@ -78,6 +79,21 @@ pub fn dies_with_us(command: &mut Command) {
     // SAFETY: in the child only `prctl` is called, a plain system call.
     unsafe {
         command.pre_exec(|| {
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)
+        });
+    }
+}
+
+/// Has the command begin in new namespaces of these kinds, those of other kinds belonging to the new user namespace if
+/// there is one, and has the kernel kill it when the calling thread ends.
+#[allow(unsafe_code)] // `pre_exec` asks for async-signal-safe calls.
+pub fn begins_in_new(command: &mut std::process::Command, namespaces: CloneFlags) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: in the child only `unshare` and `prctl` are called, plain system calls.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sched::unshare(namespaces)?;
+            // After the change of rights, which would take it back.
             nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).map_err(std::io::Error::from)
         });
     }

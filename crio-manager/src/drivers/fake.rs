@@ -416,6 +416,7 @@ impl OciRuntime for FakeNode {
             version: Ok("fake".to_owned()),
             features: Features {
                 recursive_read_only: true,
+                without_user_namespaces: false,
             },
         }]
     }

@@ -10,6 +10,7 @@ mod copy;
 pub mod fake;
 pub mod fd_store;
 pub mod host;
+mod idmap;
 pub mod image;
 pub mod monitor;
 pub mod namespaces;

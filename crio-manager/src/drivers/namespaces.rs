@@ -2,10 +2,13 @@
 //! `<dir>/<kind>ns/<sandbox id>`.
 //!
 //! They are made by a thread of their own that unshares, prepares what is inside (loopback, host name, sysctls),
-//! pins, and ends: no thread of the caller ever changes its namespaces.
+//! pins, and ends: no thread of the caller ever changes its namespaces. Those of a pod with a user namespace belong to it:
+//! a child makes them, and the thread joins it.
 
 mod dial;
 mod sysctl;
+pub mod user_namespaces;
+mod users;
 
 pub use sysctl::{Sysctl, SysctlRefused};
 
@@ -13,6 +16,7 @@ use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, InterfaceTraff
 use crate::drivers::traffic;
 use crate::model::record::PinnedNamespaces;
 use crate::model::security::NamespaceMode;
+use crate::model::users::UserMappings;
 use crate::model::{SandboxId, SandboxPlan};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -25,6 +29,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use sysctl::with_defaults;
 use tokio::net::TcpStream;
+use users::Holder;
 
 /// The longest host name Linux takes (`__NEW_UTS_LEN`).
 const HOSTNAME_MAX_BYTES: usize = 64;
@@ -51,6 +56,8 @@ pub enum Error {
     SetHostname { name: String, source: io::Error },
     #[error("new namespaces")]
     Unshare { source: io::Error },
+    #[error("user namespace: {action}")]
+    UserNamespace { action: &'static str, source: io::Error },
     #[error("bring up loopback: {reason}")]
     Loopback { reason: String },
     #[error("{}: {action}", path.display())]
@@ -71,10 +78,11 @@ pub enum Kind {
     Net,
     Ipc,
     Uts,
+    User,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Net, Kind::Ipc, Kind::Uts];
+    pub const ALL: [Kind; 4] = [Kind::Net, Kind::Ipc, Kind::Uts, Kind::User];
 
     /// The name under `/proc/<pid>/ns`.
     pub fn name(self) -> &'static str {
@@ -82,6 +90,7 @@ impl Kind {
             Kind::Net => "net",
             Kind::Ipc => "ipc",
             Kind::Uts => "uts",
+            Kind::User => "user",
         }
     }
 
@@ -90,6 +99,7 @@ impl Kind {
             Kind::Net => CloneFlags::CLONE_NEWNET,
             Kind::Ipc => CloneFlags::CLONE_NEWIPC,
             Kind::Uts => CloneFlags::CLONE_NEWUTS,
+            Kind::User => CloneFlags::CLONE_NEWUSER,
         }
     }
 }
@@ -106,13 +116,17 @@ fn slot(pinned: &mut PinnedNamespaces, kind: Kind) -> &mut Option<PathBuf> {
         Kind::Net => &mut pinned.net,
         Kind::Ipc => &mut pinned.ipc,
         Kind::Uts => &mut pinned.uts,
+        Kind::User => &mut pinned.user,
     }
 }
 
 /// What a pod's new namespaces shall be like.
 #[derive(Debug, Clone, Default)]
 pub struct NamespacePlan {
+    /// But `Kind::User`, which `users` stands for.
     pub kinds: Vec<Kind>,
+    /// The user namespace that all of them belong to; `None` is the node's.
+    pub users: Option<UserMappings>,
     /// Needs `Kind::Uts`.
     pub hostname: Option<String>,
     pub sysctls: Vec<Sysctl>,
@@ -165,6 +179,8 @@ fn check_hostname(name: &str) -> Result<()> {
 pub struct Namespaces {
     dir: PathBuf,
     default_sysctls: Vec<Sysctl>,
+    /// The program that holds new user namespaces until they are pinned.
+    pause_path: PathBuf,
 }
 
 impl Namespaces {
@@ -173,6 +189,15 @@ impl Namespaces {
         Namespaces {
             dir: dir.into(),
             default_sysctls: Vec::new(),
+            pause_path: PathBuf::new(),
+        }
+    }
+
+    /// With the program that can hold new user namespaces until they are pinned: one that waits to be killed.
+    pub fn held_by(self, pause_path: impl Into<PathBuf>) -> Namespaces {
+        Namespaces {
+            pause_path: pause_path.into(),
+            ..self
         }
     }
 
@@ -229,7 +254,17 @@ impl Namespaces {
             .kinds
             .iter()
             .fold(CloneFlags::empty(), |flags, kind| flags | kind.clone_flag());
-        nix::sched::unshare(flags).map_err(|errno| Error::Unshare { source: errno.into() })?;
+        let holder = match &plan.users {
+            None => {
+                nix::sched::unshare(flags).map_err(|errno| Error::Unshare { source: errno.into() })?;
+                None
+            }
+            Some(mappings) => {
+                let holder = Holder::start(&self.pause_path, mappings, flags)?;
+                holder.join(&plan.kinds)?;
+                Some(holder)
+            }
+        };
         if plan.kinds.contains(&Kind::Net) {
             bring_up_loopback()?;
         }
@@ -239,22 +274,26 @@ impl Namespaces {
                 source: errno.into(),
             })?;
         }
-        for sysctl in &plan.sysctls {
-            // /proc/sys answers for the namespaces of the thread that opens the file.
-            fs::OpenOptions::new()
-                .write(true)
-                .open(sysctl.path())
-                .and_then(|mut file| file.write_all(sysctl.value().as_bytes()))
-                .map_err(|source| Error::WriteSysctl {
-                    name: sysctl.name().to_owned(),
-                    value: sysctl.value().to_owned(),
-                    source,
-                })?;
+        match &holder {
+            None => write_sysctls(&plan.sysctls)?,
+            Some(holder) => {
+                // Those of a network are written by who has power over it, which the node's root has; the others by nobody
+                // but the root of the namespace.
+                let is_networks = |sysctl: &Sysctl| sysctl.namespace() == Kind::Net;
+                let (of_network, others): (Vec<_>, Vec<_>) = plan.sysctls.iter().cloned().partition(is_networks);
+                write_sysctls(&of_network)?;
+                if !others.is_empty() {
+                    holder.as_its_root(|| write_sysctls(&others))??;
+                }
+            }
         }
+        let own = |kind: Kind| (kind, PathBuf::from(format!("/proc/thread-self/ns/{kind}")));
+        let mut sources: Vec<_> = plan.kinds.iter().copied().map(own).collect();
+        sources.extend(holder.iter().map(|holder| (Kind::User, holder.namespace(Kind::User))));
         let mut pinned = PinnedNamespaces::default();
-        for kind in &plan.kinds {
-            match self.pin_one(sandbox_id, *kind) {
-                Ok(path) => *slot(&mut pinned, *kind) = Some(path),
+        for (kind, source) in sources {
+            match self.pin_one(sandbox_id, kind, &source) {
+                Ok(path) => *slot(&mut pinned, kind) = Some(path),
                 Err(error) => {
                     for made in Kind::ALL.iter().filter_map(|kind| slot(&mut pinned, *kind).clone()) {
                         if let Err(error) = unpin_one(&made) {
@@ -268,7 +307,7 @@ impl Namespaces {
         Ok(pinned)
     }
 
-    fn pin_one(&self, sandbox_id: &str, kind: Kind) -> Result<PathBuf> {
+    fn pin_one(&self, sandbox_id: &str, kind: Kind, source: &Path) -> Result<PathBuf> {
         let path = self.path(sandbox_id, kind);
         let failed = |action| {
             let path = path.clone();
@@ -282,8 +321,7 @@ impl Namespaces {
             .create_new(true)
             .open(&path)
             .map_err(failed("make file to pin on"))?;
-        let source = format!("/proc/thread-self/ns/{kind}");
-        if let Err(errno) = rustix::mount::mount_bind(source.as_str(), &path) {
+        if let Err(errno) = rustix::mount::mount_bind(source, &path) {
             let _ = fs::remove_file(&path); // made just above, nothing is mounted on it
             return Err(failed("pin namespace")(errno.into()));
         }
@@ -375,6 +413,22 @@ fn unpin_one(path: &Path) -> Result<()> {
     }
 }
 
+/// Sets them in the calling thread's namespaces: `/proc/sys` answers for those of the thread that opens the file.
+fn write_sysctls(sysctls: &[Sysctl]) -> Result<()> {
+    for sysctl in sysctls {
+        fs::OpenOptions::new()
+            .write(true)
+            .open(sysctl.path())
+            .and_then(|mut file| file.write_all(sysctl.value().as_bytes()))
+            .map_err(|source| Error::WriteSysctl {
+                name: sysctl.name().to_owned(),
+                value: sysctl.value().to_owned(),
+                source,
+            })?;
+    }
+    Ok(())
+}
+
 /// Sets `lo` up in the calling thread's network namespace. Its index there is always 1.
 fn bring_up_loopback() -> Result<()> {
     const LOOPBACK_INDEX: u32 = 1;
@@ -409,6 +463,7 @@ impl From<Error> for DriverError {
             | Error::HostnameOfHost(_) => ErrorKind::Invalid,
             Error::SetHostname { .. }
             | Error::Unshare { .. }
+            | Error::UserNamespace { .. }
             | Error::Loopback { .. }
             | Error::Pin { .. }
             | Error::Thread { .. } => ErrorKind::Failed,
@@ -438,6 +493,7 @@ impl NamespacePins for Namespaces {
             plan.id.as_str(),
             NamespacePlan {
                 kinds,
+                users: plan.namespaces.users,
                 hostname,
                 sysctls,
             },

@@ -7,6 +7,7 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::model::users::Owner;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -143,6 +144,23 @@ pub fn set_aside(path: &Path, quarantine: &Path, why: &str) -> Result<PathBuf> {
 /// A directory, with what is missing above it, that only root reads: records hold environment variables.
 pub fn make_private_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// A directory, with what is missing above it, that everybody may pass and only root reads: the users of a pod with a user
+/// namespace must come to what is theirs in there.
+pub fn make_passable_dir(path: &Path) -> Result<()> {
+    let mode = 0o711;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// Lets the group of a pod's root pass a directory that nobody but root could.
+pub fn let_pass(path: &Path, root: Owner) -> Result<()> {
+    if root == Owner::default() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, None, Some(root.gid))?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o710))
 }
 
 fn sum(content: &[u8]) -> String {

@@ -193,14 +193,23 @@ impl OciRuntime for CommandLine {
 /// Source: the OCI runtime specification, features.md.
 fn features_of(output: &str) -> Features {
     #[derive(Default, serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
+    #[serde(rename_all = "camelCase", default)]
     struct Answer {
-        #[serde(default)]
         mount_options: Vec<String>,
+        linux: Linux,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Linux {
+        namespaces: Option<Vec<String>>,
     }
     let answer: Answer = serde_json::from_str(output).unwrap_or_default();
     Features {
         recursive_read_only: answer.mount_options.iter().any(|option| option == "rro"),
+        without_user_namespaces: answer
+            .linux
+            .namespaces
+            .is_some_and(|namespaces| !namespaces.iter().any(|namespace| namespace == "user")),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::drivers::image::PullRequest;
 use crate::model::cdi::CdiName;
 use crate::model::container::{ImageMount, Resources};
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
+use crate::model::users::{Owner, PodUsers};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use crate::spec::ContainerPath;
 use crate::spec::cdi::Edits;
@@ -210,6 +211,8 @@ pub struct HandlerHealth {
 pub struct Features {
     /// It takes the mount option `rro`.
     pub recursive_read_only: bool,
+    /// It says that it knows no user namespaces. Every one that cannot say does.
+    pub without_user_namespaces: bool,
 }
 
 /// What to launch a monitor for.
@@ -227,6 +230,8 @@ pub struct MonitorLaunch {
     pub log_path: Option<PathBuf>,
     /// A terminal.
     pub tty: bool,
+    /// It has a user namespace.
+    pub own_users: bool,
     /// Standard input stays open for clients.
     pub stdin: bool,
     /// Standard input stays open when the first client goes.
@@ -257,6 +262,8 @@ pub struct ExecLaunch {
     pub process_json: Vec<u8>,
     /// A terminal.
     pub tty: bool,
+    /// The container has a user namespace.
+    pub own_users: bool,
     /// Standard input is open. (A terminal's always is.)
     pub stdin: bool,
     /// Kill it after this; `None` waits for ever.
@@ -555,11 +562,18 @@ pub trait Images: Send + Sync {
     /// The image that a container request names.
     async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage>;
 
-    /// Mounts a root file system of the image for the container; its path.
-    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf>;
+    /// Mounts a root file system of the image for the container; its path. Files of id 0 in the image belong to the root
+    /// of these users, and so on.
+    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str, users: Option<&PodUsers>) -> DriverResult<PathBuf>;
 
     /// Mounts an image read-only beside the root file system, as the container's volume of this number.
-    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage>;
+    async fn mount_image(
+        &self,
+        id: &ContainerId,
+        number: usize,
+        image: &ImageMount,
+        users: Option<&PodUsers>,
+    ) -> DriverResult<MountedImage>;
 
     /// Unmounts and removes it, and the images that are the container's volumes.
     async fn unmount_rootfs(&self, id: &ContainerId) -> DriverResult<()>;
@@ -567,8 +581,8 @@ pub trait Images: Send + Sync {
     /// A small regular file of the root file system; `None` when there is none. Never leaves the root.
     async fn read_file(&self, rootfs: &Path, path: &str) -> DriverResult<Option<Vec<u8>>>;
 
-    /// Makes a directory inside the root file system.
-    async fn ensure_dir(&self, rootfs: &Path, path: &str) -> DriverResult<()>;
+    /// Makes a directory inside the root file system, with what is missing above it.
+    async fn ensure_dir(&self, rootfs: &Path, path: &str, owner: Owner) -> DriverResult<()>;
 
     /// Pulls an image; its id. Pulls of the same image share a transfer, which goes on when a caller leaves.
     async fn pull(&self, request: PullRequest) -> DriverResult<String>;
@@ -731,8 +745,8 @@ pub struct ResolvedImage {
 pub enum Readers {
     /// Only root: it holds the environment.
     Root,
-    /// Every user of the container it is mounted into.
-    Everybody,
+    /// Every user of the container it is mounted into, whose root it belongs to.
+    Everybody(Owner),
 }
 
 /// Bundles of containers and the files of pods.
@@ -754,7 +768,20 @@ pub trait Bundles: Send + Sync {
     async fn write(&self, id: &ContainerId, name: &str, content: &[u8], readers: Readers) -> DriverResult<PathBuf>;
 
     /// Makes an empty directory of the bundle that every user of the container may read; makes the bundle.
-    async fn make_dir(&self, id: &ContainerId, below: &Path) -> DriverResult<()>;
+    async fn make_dir(&self, id: &ContainerId, below: &Path, owner: Owner) -> DriverResult<()>;
+
+    /// Mounts a copy of `source`, with all that is mounted beneath, whose files belong to these users; its path in the
+    /// bundle, which it makes. It is there for the making of the container.
+    async fn mount_for(
+        &self,
+        id: &ContainerId,
+        number: usize,
+        source: &Path,
+        users: &PodUsers,
+    ) -> DriverResult<PathBuf>;
+
+    /// Unmounts those copies: a container that is made has its own.
+    async fn unmount_copies(&self, id: &ContainerId) -> DriverResult<()>;
 
     /// Copies a file or a directory of the host into the bundle, links followed; makes the bundle.
     async fn copy(&self, id: &ContainerId, below: &Path, source: &Path) -> DriverResult<()>;
@@ -763,7 +790,7 @@ pub trait Bundles: Send + Sync {
     async fn read_spec(&self, id: &ContainerId) -> DriverResult<Vec<u8>>;
 
     /// A root file system with nothing but the pause program, for a pod that needs a process of its own.
-    async fn make_infra_rootfs(&self, id: &SandboxId) -> DriverResult<PathBuf>;
+    async fn make_infra_rootfs(&self, id: &SandboxId, owner: Owner) -> DriverResult<PathBuf>;
 
     /// Removes the bundle.
     async fn remove(&self, id: &ContainerId) -> DriverResult<()>;

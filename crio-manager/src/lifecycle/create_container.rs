@@ -7,13 +7,14 @@ use super::events::What;
 use super::from_checkpoint::FromCheckpoint;
 use super::reap::HalfMade;
 use super::release;
-use super::specify::blame_named_file;
+use super::specify::{blame_named_file, pod_users};
 use super::under_way::{self, PATIENCE};
 use super::undo::Undo;
 use crate::drivers::seams::{
     DriverError, DriverResult, Drivers, ErrorKind, Launched, MonitorLaunch, ProcessHandle, Readers, ResolvedImage,
 };
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
+use crate::model::users::Owner;
 use crate::model::{ContainerId, ContainerPlan, ContainerState, ProcessId, SandboxState};
 use crate::spans;
 use crate::spec::Support;
@@ -122,7 +123,13 @@ impl Lifecycle {
         d.store.save_container(record).step("record intent").await?;
 
         release::push_rootfs(undo, d, &plan.id);
-        let rootfs = d.image.mount_rootfs(&plan.id, &image.id).step("mount rootfs").await?;
+        let users = pod_users(plan.security.namespaces.users, &sandbox.facts().namespaces);
+        let owner = Owner::root_of(plan.security.namespaces.users.as_ref());
+        let rootfs = d
+            .image
+            .mount_rootfs(&plan.id, &image.id, users.as_ref())
+            .step("mount rootfs")
+            .await?;
 
         if let Some(checkpoint) = checkpoint {
             d.checkpoint
@@ -132,15 +139,18 @@ impl Lifecycle {
         }
 
         release::push_bundle(undo, d, &plan.id);
-        let built = self.specify(sandbox, plan, image, &rootfs).await?;
+        let built = self.specify(sandbox, plan, image, &rootfs, users.as_ref()).await?;
         for directory in &built.rootfs_dirs {
             d.image
-                .ensure_dir(&rootfs, directory)
+                .ensure_dir(&rootfs, directory, owner)
                 .step("make working directory")
                 .await?;
         }
         for directory in &built.volume_dirs {
-            d.bundle.make_dir(&plan.id, directory).step("make image volume").await?;
+            d.bundle
+                .make_dir(&plan.id, directory, owner)
+                .step("make image volume")
+                .await?;
         }
         for (source, below) in &built.copies {
             d.bundle
@@ -150,7 +160,7 @@ impl Lifecycle {
         }
         for (name, content) in &built.files {
             d.bundle
-                .write(&plan.id, name, content, Readers::Everybody)
+                .write(&plan.id, name, content, Readers::Everybody(owner))
                 .step("write account files")
                 .await?;
         }
@@ -240,6 +250,7 @@ impl Lifecycle {
             bundle: d.bundle.path(&plan.id),
             log_path,
             tty: plan.tty,
+            own_users: plan.security.namespaces.users.is_some(),
             stdin: plan.stdin,
             leave_stdin_open: plan.stdin && !plan.stdin_once,
             entrance: d
@@ -260,6 +271,12 @@ impl Lifecycle {
         .await;
         let launched = launched.map_err(|failed| blame_named_file(&plan.resources, failed));
         let Launched { process, monitor } = launched.in_step("launch monitor")?;
+        if plan.mounts.iter().any(|mount| mount.id_mapped) {
+            d.bundle
+                .unmount_copies(&plan.id)
+                .step("unmount id-mapped copies")
+                .await?;
+        }
         let cgroup = parent.container(&plan.id);
         d.cgroup
             .complete_limits(&cgroup, &plan.resources)

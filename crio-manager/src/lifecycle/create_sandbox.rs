@@ -14,6 +14,7 @@ use crate::model::record::{
 };
 use crate::model::security::NamespaceMode;
 use crate::model::trust::{NoHandler, Trust};
+use crate::model::users::Owner;
 use crate::model::{CgroupPath, ContainerId, SandboxId, SandboxPlan, SandboxState};
 use std::sync::Arc;
 use tracing::info;
@@ -55,6 +56,9 @@ impl Lifecycle {
             .cgroup
             .parent(&plan.cgroup_parent)
             .in_step("check cgroup parent")?;
+        if plan.namespaces.users.is_some() {
+            self.has_user_namespaces(&handler.name)?;
+        }
         if plan.has_own_network() {
             drivers.network.admit(&plan).step("check host ports").await?;
         }
@@ -149,7 +153,11 @@ impl Lifecycle {
         let id: ContainerId = plan.id.cast();
 
         release::push_bundle(undo, d, &id);
-        let rootfs = d.bundle.make_infra_rootfs(&plan.id).step("make pause rootfs").await?;
+        let rootfs = d
+            .bundle
+            .make_infra_rootfs(&plan.id, Owner::root_of(plan.namespaces.users.as_ref()))
+            .step("make pause rootfs")
+            .await?;
         let config = self.specify_infra(plan, pins, &rootfs, parent).await?;
         d.bundle
             .write(&id, "config.json", &config, Readers::Root)
@@ -164,6 +172,7 @@ impl Lifecycle {
             bundle: d.bundle.path(&id),
             log_path: None,
             tty: false,
+            own_users: plan.namespaces.users.is_some(),
             stdin: false,
             leave_stdin_open: false,
             restore: None,

@@ -38,6 +38,12 @@ pub enum Error {
         /// Without the file cache that can be dropped at once, in bytes.
         used: u64,
     },
+    /// A pod is to have a user namespace, and the node or the runtime cannot.
+    #[error("user namespaces cannot be had: {why}")]
+    NoUserNamespaces {
+        /// What is in the way.
+        why: String,
+    },
     /// A mount is to be read-only with all that is beneath it, and the runtime or the kernel cannot.
     #[error("recursive read-only mount {path:?}: runtime handler {handler} cannot make it here")]
     NoRecursiveReadOnly {

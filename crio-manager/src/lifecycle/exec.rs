@@ -68,6 +68,7 @@ impl Lifecycle {
             handler: cell.handler.clone(),
             process_json,
             tty,
+            own_users: cell.plan.security.namespaces.users.is_some(),
             stdin: false,
             timeout: None,
             entrance: d.cgroup.entrance(&monitor_cgroup).step("make monitor cgroup").await?,

@@ -1,6 +1,7 @@
 //! Status: what the last probes found. Answers from memory.
 
 use super::Lifecycle;
+use super::error::Error;
 use crate::drivers::seams::{CgroupSummary, HandlerHealth};
 use crate::spec::Support;
 use crate::spec::seccomp::KernelVersion;
@@ -17,6 +18,8 @@ pub struct Health {
     pub network_ready: Result<(), String>,
     /// What cgroups can do here.
     pub cgroups: CgroupSummary,
+    /// Whether pods can have user namespaces on this node, or why not.
+    pub user_namespaces: Result<(), String>,
     /// Creations under way.
     pub creating: usize,
 }
@@ -53,6 +56,7 @@ impl Health {
             "runtimes": handlers,
             "cgroups": { "manager": self.cgroups.manager.name(), "version": self.cgroups.version, "controllers": self.cgroups.controllers, "hugetlb": self.cgroups.hugetlb },
             "stateWritable": self.store.is_ok(),
+            "userNamespaces": match &self.user_namespaces { Ok(()) => "can be had", Err(why) => why.as_str() },
             "creating": self.creating,
         })
         .to_string()
@@ -72,6 +76,19 @@ impl Lifecycle {
         }
     }
 
+    /// Errors: a pod of this runtime cannot have a user namespace.
+    pub(super) fn has_user_namespaces(&self, handler: &str) -> Result<(), Error> {
+        let health = self.health();
+        health.user_namespaces.map_err(|why| Error::NoUserNamespaces { why })?;
+        let of_handler = health.handlers.iter().find(|found| found.name == handler);
+        match of_handler.is_some_and(|found| found.features.without_user_namespaces) {
+            true => Err(Error::NoUserNamespaces {
+                why: format!("runtime {handler} has none"),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// What the last probes found.
     pub fn health(&self) -> Health {
         let d = self.drivers();
@@ -84,6 +101,7 @@ impl Lifecycle {
             store: d.store.writable(),
             network_ready: d.network.ready(),
             cgroups: d.cgroup.describe(),
+            user_namespaces: self.defaults().user_namespaces.clone(),
             creating: self.registry().sandbox_names.making() + self.registry().container_names.making(),
         }
     }

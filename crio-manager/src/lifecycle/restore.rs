@@ -206,6 +206,7 @@ impl Lifecycle {
                 network: NamespaceMode::Pod,
                 pid: NamespaceMode::Pod,
                 ipc: NamespaceMode::Pod,
+                users: None,
             },
             privileged: false,
             selinux: SelinuxOptions::default(),

@@ -40,6 +40,7 @@ fn namespaces() -> Namespaces {
         network: NamespaceMode::Pod,
         pid: NamespaceMode::Pod,
         ipc: NamespaceMode::Pod,
+        users: None,
     }
 }
 

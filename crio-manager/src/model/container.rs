@@ -85,6 +85,9 @@ pub struct MountPlan {
     pub propagation: Propagation,
     /// Relabel for SELinux.
     pub selinux_relabel: bool,
+    /// Its owners are those of the pod's user namespace: 0 there is the pod's root.
+    #[serde(default)]
+    pub id_mapped: bool,
 }
 
 /// Where the files of a mount come from.

@@ -14,6 +14,7 @@ pub mod signal;
 pub mod slice;
 pub mod time;
 pub mod trust;
+pub mod users;
 
 pub use cgroup::CgroupPath;
 pub use container::{ContainerEvent, ContainerPlan, ContainerState};

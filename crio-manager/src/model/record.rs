@@ -116,6 +116,9 @@ pub struct PinnedNamespaces {
     pub ipc: Option<PathBuf>,
     /// Hostname.
     pub uts: Option<PathBuf>,
+    /// Users. A record written before there was the field has none.
+    #[serde(default)]
+    pub user: Option<PathBuf>,
 }
 
 /// Files of a pod on the host.

@@ -1,5 +1,6 @@
 //! What a process may do, and which namespaces it has to itself.
 
+use super::users::UserMappings;
 use serde::{Deserialize, Serialize};
 
 /// Who shares a namespace with whom. CRI `NamespaceMode`.
@@ -25,6 +26,9 @@ pub struct Namespaces {
     pub pid: NamespaceMode,
     /// System V IPC and POSIX queues: `Pod` or `Node`.
     pub ipc: NamespaceMode,
+    /// The pod's user namespace; `None` is the node's. A record written before there was the field has none.
+    #[serde(default)]
+    pub users: Option<UserMappings>,
 }
 
 /// A seccomp or AppArmor choice.

@@ -5,6 +5,7 @@ use crate::lifecycle::events::{Event, What};
 use crate::model::container::{MountPlan, MountSource, Propagation, Resources};
 use crate::model::name::{ContainerMetadata, Pairs, PodMetadata};
 use crate::model::security::{NamespaceMode, Namespaces};
+use crate::model::users::{IdRange, UserMappings};
 use crate::model::{ContainerState, SandboxState};
 use cri::v1;
 use std::collections::HashMap;
@@ -102,7 +103,19 @@ fn namespaces(namespaces: &Namespaces) -> v1::NamespaceOption {
             NamespaceMode::Target(id) => id.clone(),
             NamespaceMode::Pod | NamespaceMode::Container | NamespaceMode::Node => String::new(),
         },
-        userns_options: None,
+        userns_options: namespaces.users.as_ref().map(|users| v1::UserNamespace {
+            mode: v1::NamespaceMode::Pod.into(),
+            uids: vec![id_mapping(&users.uids)],
+            gids: vec![id_mapping(&users.gids)],
+        }),
+    }
+}
+
+fn id_mapping(range: &IdRange) -> v1::IdMapping {
+    v1::IdMapping {
+        host_id: range.first,
+        container_id: 0,
+        length: range.length,
     }
 }
 
@@ -208,6 +221,11 @@ pub fn event(event: &Event) -> v1::ContainerEventResponse {
 }
 
 fn mount(mount: &MountPlan, cell: &ContainerCell) -> v1::Mount {
+    let users = cell.plan.security.namespaces.users.as_ref();
+    let mappings = |range: fn(&UserMappings) -> &IdRange| {
+        let of_mount = users.filter(|_| mount.id_mapped);
+        of_mount.map(|users| id_mapping(range(users))).into_iter().collect()
+    };
     let (host_path, image, image_sub_path) = match &mount.source {
         MountSource::Host { host_path } => (host_path.display().to_string(), None, String::new()),
         MountSource::Image { image } => {
@@ -238,7 +256,8 @@ fn mount(mount: &MountPlan, cell: &ContainerCell) -> v1::Mount {
             Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer.into(),
             Propagation::Bidirectional => v1::MountPropagation::PropagationBidirectional.into(),
         },
-        ..v1::Mount::default()
+        uid_mappings: mappings(|users| &users.uids),
+        gid_mappings: mappings(|users| &users.gids),
     }
 }
 

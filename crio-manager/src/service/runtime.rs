@@ -130,7 +130,7 @@ impl RuntimeService for Runtime {
             name: name.to_owned(),
             features: Some(v1::RuntimeHandlerFeatures {
                 recursive_read_only_mounts: features.recursive_read_only,
-                user_namespaces: false,
+                user_namespaces: health.user_namespaces.is_ok() && !features.without_user_namespaces,
             }),
         };
         let of_default = health.handlers.iter().find(|found| found.is_default);

@@ -15,6 +15,7 @@ pub fn status(error: Error) -> Status {
         Error::NoSuchContainer(_) | Error::NoSuchSandbox(_) => Code::NotFound,
         Error::Ambiguous(_) => Code::InvalidArgument,
         Error::NoRecursiveReadOnly { .. }
+        | Error::NoUserNamespaces { .. }
         | Error::SandboxNotReady(_)
         | Error::NotRunning { .. }
         | Error::MemoryInUse { .. }

@@ -130,7 +130,6 @@ pub struct Node {
     /// Whether the memory controller can limit swap.
     pub swap_limit: Support,
     pub recursive_read_only: Support,
-    pub id_mapped_mounts: Support,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -285,7 +284,6 @@ pub(crate) mod tests {
             hugepage_sizes: Vec::new(),
             swap_limit: Support::Present,
             recursive_read_only: Support::Present,
-            id_mapped_mounts: Support::Present,
         }
     }
 

@@ -10,7 +10,7 @@ use oci_spec::runtime::{Mount as OciMount, MountBuilder};
 
 use super::additions::AddedMount;
 use super::error::{SpecError, excerpt, without_nul};
-use super::namespaces::{IdMappings, Namespaces, UserNamespace};
+use super::namespaces::{Namespaces, UserNamespace};
 use super::path::ContainerPath;
 use super::security::Privilege;
 use super::{ImageConfig, Node, Support};
@@ -45,8 +45,6 @@ pub struct Mount {
     pub host_path: PathBuf,
     pub access: MountAccess,
     pub propagation: Propagation,
-    /// Owners on disk to owners inside, for a pod with a user namespace.
-    pub id_mappings: Option<IdMappings>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,15 +250,7 @@ fn bind(mount: &Mount, node: &Node) -> Result<OciMount, SpecError> {
         Propagation::Bidirectional => "rshared",
     };
     let options = [&["rbind", propagation], access].concat();
-    let mut bound = bound(&mount.container_path, &mount.host_path, &options)?;
-    if let Some(mappings) = &mount.id_mappings {
-        if node.id_mapped_mounts == Support::Absent {
-            return Err(refused("id-mapped mounts are not supported by this runtime"));
-        }
-        let (uids, gids) = mappings.to_oci()?;
-        bound.set_uid_mappings(Some(uids)).set_gid_mappings(Some(gids));
-    }
-    Ok(bound)
+    bound(&mount.container_path, &mount.host_path, &options)
 }
 
 fn own_file(file: &OwnFile) -> Result<OciMount, SpecError> {
@@ -389,6 +379,7 @@ mod tests {
     use super::super::namespaces::{IdRange, Namespace};
     use super::super::tests::{namespaces, node, strings};
     use super::*;
+    use crate::spec::namespaces::IdMappings;
 
     fn path(text: &str) -> ContainerPath {
         ContainerPath::parse(text).expect(text)
@@ -400,7 +391,6 @@ mod tests {
             host_path: "/host".into(),
             access: MountAccess::ReadWrite,
             propagation: Propagation::Private,
-            id_mappings: None,
         }
     }
 
@@ -546,23 +536,9 @@ mod tests {
     fn what_the_node_cannot_do_is_refused() {
         let mut node = node();
         node.recursive_read_only = Support::Absent;
-        node.id_mapped_mounts = Support::Absent;
-        let range = vec![IdRange {
-            inside: 0,
-            outside: 1000,
-            length: 10,
-        }];
-        let id_mappings = Some(IdMappings {
-            uids: range.clone(),
-            gids: range,
-        });
         for mount in [
             Mount {
                 access: MountAccess::ReadOnlyRecursive,
-                ..volume("/a")
-            },
-            Mount {
-                id_mappings,
                 ..volume("/a")
             },
             Mount {

@@ -6,6 +6,7 @@ use crate::drivers::seams::*;
 use crate::model::cdi::CdiName;
 use crate::model::container::ImageMount;
 use crate::model::record::{ContainerRecord, SandboxFiles, SandboxRecord};
+use crate::model::users::{Owner, PodUsers};
 use crate::model::{ContainerId, SandboxId, SandboxPlan};
 use crate::spec::ContainerPath;
 use crate::spec::cdi::Edits;
@@ -28,13 +29,19 @@ impl Images for FakeNode {
         Ok(resolved)
     }
 
-    async fn mount_rootfs(&self, id: &ContainerId, _: &str) -> DriverResult<PathBuf> {
+    async fn mount_rootfs(&self, id: &ContainerId, _: &str, _: Option<&PodUsers>) -> DriverResult<PathBuf> {
         self.enter("mount rootfs").await;
         self.make(format!("rootfs {}", id.short()))?;
         Ok("/rootfs".into())
     }
 
-    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage> {
+    async fn mount_image(
+        &self,
+        id: &ContainerId,
+        number: usize,
+        image: &ImageMount,
+        _: Option<&PodUsers>,
+    ) -> DriverResult<MountedImage> {
         self.make(format!("rootfs {}", id.short()))?;
         Ok(MountedImage {
             image_id: Images::resolve(self, &image.image).await?.id,
@@ -52,7 +59,7 @@ impl Images for FakeNode {
         Ok(None)
     }
 
-    async fn ensure_dir(&self, _: &Path, _: &str) -> DriverResult<()> {
+    async fn ensure_dir(&self, _: &Path, _: &str, _: Owner) -> DriverResult<()> {
         Ok(())
     }
 
@@ -186,8 +193,17 @@ impl Bundles for FakeNode {
         Ok(self.path(id))
     }
 
-    async fn make_dir(&self, id: &ContainerId, _: &Path) -> DriverResult<()> {
+    async fn make_dir(&self, id: &ContainerId, _: &Path, _: Owner) -> DriverResult<()> {
         self.make(format!("bundle {}", id.short()))
+    }
+
+    async fn mount_for(&self, id: &ContainerId, number: usize, _: &Path, _: &PodUsers) -> DriverResult<PathBuf> {
+        self.make(format!("bundle {}", id.short()))?;
+        Ok(self.path(id).join(number.to_string()))
+    }
+
+    async fn unmount_copies(&self, _: &ContainerId) -> DriverResult<()> {
+        Ok(())
     }
 
     async fn copy(&self, id: &ContainerId, _: &Path, _: &Path) -> DriverResult<()> {
@@ -199,7 +215,7 @@ impl Bundles for FakeNode {
         spec.ok_or_else(|| DriverError::new(ErrorKind::NotFound, "no spec"))
     }
 
-    async fn make_infra_rootfs(&self, id: &SandboxId) -> DriverResult<PathBuf> {
+    async fn make_infra_rootfs(&self, id: &SandboxId, _: Owner) -> DriverResult<PathBuf> {
         self.make(format!("pod files {}", id.short()))?;
         Ok("/pause".into())
     }

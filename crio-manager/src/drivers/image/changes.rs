@@ -6,6 +6,7 @@ use super::layers::{LayerSize, LayerStore};
 use super::overlay::{self, ContainerRootfs, MountedRootfs};
 use super::store::ImageRecord;
 use super::{Error, Image, Limits, Node, Result};
+use crate::model::users::PodUsers;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -154,7 +155,12 @@ impl Node {
         Ok(())
     }
 
-    pub(super) async fn mount_rootfs(self: &Arc<Self>, container: String, image: ImageId) -> Result<MountedRootfs> {
+    pub(super) async fn mount_rootfs(
+        self: &Arc<Self>,
+        container: String,
+        image: ImageId,
+        users: Option<PodUsers>,
+    ) -> Result<MountedRootfs> {
         if !overlay::is_container_id(&container) {
             return Err(Error::InvalidContainerId(container.chars().take(64).collect()));
         }
@@ -191,12 +197,11 @@ impl Node {
         self.blocking("mounting a root file system", move |node| {
             let _lock = lock;
             let content: Vec<PathBuf> = rootfs.layers.iter().map(|layer| node.layers.content(layer)).collect();
-            node.overlays.mount(&rootfs, &content).inspect_err(|_| {
-                match node.overlays.unmount(&container) {
-                    Ok(()) => drop(node.state().rootfs.remove(&container)),
-                    Err(error) => {
-                        tracing::warn!(%error, container_id = container, "undo a failed mount, leaving it to the next try");
-                    }
+            let mounted = node.overlays.mount(&rootfs, &content, users.as_ref());
+            mounted.inspect_err(|_| match node.overlays.unmount(&container) {
+                Ok(()) => drop(node.state().rootfs.remove(&container)),
+                Err(error) => {
+                    tracing::warn!(%error, container_id = container, "undo a failed mount, leaving it to the next try");
                 }
             })
         })

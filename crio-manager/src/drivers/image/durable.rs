@@ -19,6 +19,11 @@ pub fn make_private_dir(path: &Path) -> Result<()> {
     record_file::make_private_dir(path).map_err(|error| Error::io("make directory", path, error))
 }
 
+/// Makes `path` with its parents, which everybody may pass and only we read.
+pub fn make_passable_dir(path: &Path) -> Result<()> {
+    record_file::make_passable_dir(path).map_err(|error| Error::io("make directory", path, error))
+}
+
 /// Makes the new directory `path` with exactly `mode`, whatever the umask.
 pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
     fs::create_dir(path)

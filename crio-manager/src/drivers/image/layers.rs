@@ -22,7 +22,7 @@ use super::tar_stream::source_error;
 use super::unpack::{Limits, unpack};
 use crate::drivers::record_file;
 
-const LAYERS: &str = "layers";
+pub(super) const LAYERS: &str = "layers";
 const SCRATCH: &str = "tmp";
 const CONTENT: &str = "diff";
 const RECORD: &str = "layer.json";

@@ -71,6 +71,7 @@ pub use transfers::Transfers;
 pub use unpack::Limits;
 
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, LayerUsage};
+use crate::model::users::PodUsers;
 use keyed_locks::KeyedLocks;
 use layers::{LayerSize, LayerStore};
 use overlay::Overlays;
@@ -289,10 +290,17 @@ impl ImageStore {
     }
 
     /// Mounts a root file system of `image` for a container (64 hex digits); `Ok` if that one is mounted already.
-    pub async fn mount_rootfs(&self, container: &str, image: &ImageId) -> Result<MountedRootfs> {
-        let (container, image) = (container.to_owned(), image.clone());
+    ///
+    /// With `users`, its files belong to those: 0 in a layer is the pod's root.
+    pub async fn mount_rootfs(
+        &self,
+        container: &str,
+        image: &ImageId,
+        users: Option<&PodUsers>,
+    ) -> Result<MountedRootfs> {
+        let (container, image, users) = (container.to_owned(), image.clone(), users.cloned());
         self.run_to_end("mounting a root file system", |node| async move {
-            node.mount_rootfs(container, image).await
+            node.mount_rootfs(container, image, users).await
         })
         .await
     }
@@ -385,7 +393,7 @@ impl ImageStore {
 
 impl Node {
     fn open(config: ImageStoreConfig, registries: RegistrySettings) -> Result<Self> {
-        durable::make_private_dir(&config.root)?;
+        durable::make_passable_dir(&config.root)?;
         let root = config
             .root
             .canonicalize()

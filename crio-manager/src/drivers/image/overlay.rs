@@ -3,6 +3,7 @@
 //! `containers/<id>/{rootfs.json,upper,work,merged,volumes}`. The record says which layers are below, and is there before
 //! the mount and until after it: as long as it is, nobody removes those layers. The images that are a container's volumes
 //! are mounted read-only at `volumes/<number>`, and come and go with its root file system.
+//! `layers` is there while something of a pod with users of its own is being mounted.
 //! A checkpoint has `checkpoint` there, as long as it is made or waits for its start.
 
 use std::fs;
@@ -20,7 +21,10 @@ use super::beneath;
 use super::digest::{DiffId, Digest, ImageId, is_lower_hex};
 use super::durable;
 use super::error::{Error, Result};
+use super::layers;
+use crate::drivers::idmap::{self, Depth};
 use crate::drivers::record_file;
+use crate::model::users::{Owner, PodUsers, UserMappings};
 
 const CONTAINERS: &str = "containers";
 const EMPTY_LAYER: &str = "empty";
@@ -28,6 +32,8 @@ const RECORD: &str = "rootfs.json";
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 const MERGED: &str = "merged";
+/// Where the layers have the owners of a pod, for as long as it takes overlayfs to find them.
+const MAPPED: &str = "layers";
 const CHECKPOINT: &str = "checkpoint";
 const VOLUMES: &str = "volumes";
 /// How a volume is mounted, in the words of the one call and of the other.
@@ -93,6 +99,7 @@ struct Writable<'a> {
 /// Blocking; callers run it where blocking is allowed, one call per container at a time.
 pub struct Overlays {
     containers: PathBuf,
+    layers: PathBuf,
     empty_layer: PathBuf,
     has_index_option: bool,
 }
@@ -101,10 +108,11 @@ impl Overlays {
     pub fn open(root: &Path) -> Result<Self> {
         let overlays = Self {
             containers: root.join(CONTAINERS),
+            layers: root.join(layers::LAYERS),
             empty_layer: root.join(EMPTY_LAYER),
             has_index_option: Path::new("/sys/module/overlay/parameters/index").exists(),
         };
-        durable::make_private_dir(&overlays.containers)?;
+        durable::make_passable_dir(&overlays.containers)?;
         durable::make_private_dir(&overlays.empty_layer)?;
         Ok(overlays)
     }
@@ -147,16 +155,26 @@ impl Overlays {
     }
 
     /// Mounts the root file system; `content` is where its layers are, from the bottom up. `Ok` if it is mounted already.
-    pub fn mount(&self, rootfs: &ContainerRootfs, content: &[PathBuf]) -> Result<MountedRootfs> {
+    ///
+    /// With `users`, what is in the layers belongs to those; what the container writes is on disk as it is on the node.
+    pub fn mount(
+        &self,
+        rootfs: &ContainerRootfs,
+        content: &[PathBuf],
+        users: Option<&PodUsers>,
+    ) -> Result<MountedRootfs> {
         let directory = self.directory(&rootfs.container)?;
         durable::make_private_dir(&directory)?;
+        let mappings = users.map(|users| &users.mappings);
+        record_file::let_pass(&directory, Owner::root_of(mappings))
+            .map_err(|error| Error::io("open to the pod's users", &directory, error))?;
         durable::write_record(&directory.join(RECORD), rootfs)?;
         let merged = directory.join(MERGED);
         if is_mount_point(&merged)? {
             return Ok(MountedRootfs { path: merged });
         }
         let mut lower = top_down(content);
-        self.make_upper(&directory.join(UPPER), lower.first().copied())?;
+        self.make_upper(&directory.join(UPPER), lower.first().copied(), mappings)?;
         if lower.is_empty() {
             lower.push(&self.empty_layer);
         }
@@ -168,13 +186,20 @@ impl Overlays {
             upper: &upper,
             work: &work,
         });
-        self.mount_overlay(&lower, writable, &merged)?;
+        let mapped = users.filter(|_| !content.is_empty());
+        self.mount_overlay(&directory, &lower, writable, mapped, &merged)?;
         Ok(MountedRootfs { path: merged })
     }
 
     /// Mounts the volume `number` of `rootfs`, read-only; `content` is where its layers are, from the bottom up. `Ok` if it
-    /// is mounted already.
-    pub fn mount_volume(&self, rootfs: &ContainerRootfs, number: usize, content: &[PathBuf]) -> Result<PathBuf> {
+    /// is mounted already. With `users`, what is in the layers belongs to those.
+    pub fn mount_volume(
+        &self,
+        rootfs: &ContainerRootfs,
+        number: usize,
+        content: &[PathBuf],
+        users: Option<&PodUsers>,
+    ) -> Result<PathBuf> {
         let directory = self.directory(&rootfs.container)?;
         durable::write_record(&directory.join(RECORD), rootfs)?;
         let target = directory.join(VOLUMES).join(number.to_string());
@@ -183,26 +208,62 @@ impl Overlays {
         }
         for directory in [&directory.join(VOLUMES), &target] {
             make_dir_if_missing(directory, 0o700)?;
+            record_file::let_pass(directory, Owner::root_of(users.map(|users| &users.mappings)))
+                .map_err(|error| Error::io("open to the pod's users", directory, error))?;
         }
         let mut lower = top_down(content);
         // Without a writable layer overlayfs wants two. An empty one below hides what one layer says of those below it.
         lower.push(&self.empty_layer);
-        self.mount_overlay(&lower, None, &target)?;
+        self.mount_overlay(&directory, &lower, None, users, &target)?;
         Ok(target)
     }
 
-    fn mount_overlay(&self, lower: &[&Path], writable: Option<Writable<'_>>, target: &Path) -> Result<()> {
-        match self.mount_by_fd(lower, writable, target) {
+    /// `directory` is the container's.
+    fn mount_overlay(
+        &self,
+        directory: &Path,
+        lower: &[&Path],
+        writable: Option<Writable<'_>>,
+        users: Option<&PodUsers>,
+        target: &Path,
+    ) -> Result<()> {
+        let mapped = directory.join(MAPPED);
+        let moved = match users {
+            Some(users) => self.map_layers(lower, users, &mapped)?,
+            None => Vec::new(),
+        };
+        let moved: Vec<&Path> = moved.iter().map(PathBuf::as_path).collect();
+        let lower = if users.is_some() { &moved } else { lower };
+        let mounted = match self.mount_by_fd(lower, writable, target) {
             Err(Errno::NOSYS | Errno::INVAL) => self.mount_by_options(lower, writable, target),
             result => result,
+        };
+        // Overlayfs has its own hold on them.
+        if users.is_some() {
+            unmount(&mapped)?;
         }
-        .map_err(|error| Error::io("mount", target, error))
+        mounted.map_err(|error| Error::io("mount", target, error))
+    }
+
+    /// Mounts all layers at `mapped`, with the owners of the pod; where those in `lower` are then.
+    fn map_layers(&self, lower: &[&Path], users: &PodUsers, mapped: &Path) -> Result<Vec<PathBuf>> {
+        let namespace = fs::File::open(&users.namespace).map_err(|error| Error::io("open", &users.namespace, error))?;
+        make_dir_if_missing(mapped, 0o700)?;
+        idmap::mount(&self.layers, &namespace, Depth::One, mapped)
+            .map_err(|error| Error::io("give the pod's owners to", &self.layers, error))?;
+        let moved = lower.iter().map(|layer| {
+            let below = layer.strip_prefix(&self.layers);
+            below.map_or_else(|_| (*layer).to_owned(), |below| mapped.join(below))
+        });
+        Ok(moved.collect())
     }
 
     /// Unmounts the root file system and removes the container's directory; `Ok` if there is none, whole or half-made.
     pub fn unmount(&self, container: &str) -> Result<()> {
         let directory = self.directory(container)?;
-        unmount(&directory.join(MERGED))?;
+        for name in [MERGED, MAPPED] {
+            unmount(&directory.join(name))?;
+        }
         let volumes = directory.join(VOLUMES);
         match fs::read_dir(&volumes) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
@@ -252,17 +313,27 @@ impl Overlays {
     }
 
     /// The writable layer; its own owner and mode are what the container sees of `/`, so they are those of the top layer.
-    fn make_upper(&self, upper: &Path, top: Option<&Path>) -> Result<()> {
+    /// As the pod has it: an id of the layer that has no place there is the pod's root.
+    fn make_upper(&self, upper: &Path, top: Option<&Path>, mappings: Option<&UserMappings>) -> Result<()> {
         if !make_dir_if_missing(upper, 0o755)? {
             return Ok(());
         }
-        let Some(top) = top else { return Ok(()) };
-        fs::metadata(top)
-            .and_then(|of| {
-                chown(upper, Some(of.uid()), Some(of.gid()))?;
+        let root = Owner::root_of(mappings);
+        let made = match top {
+            None => chown(upper, Some(root.uid), Some(root.gid)),
+            Some(top) => fs::metadata(top).and_then(|of| {
+                let (uid, gid) = match mappings {
+                    None => (of.uid(), of.gid()),
+                    Some(mappings) => (
+                        mappings.uids.on_node(of.uid()).unwrap_or(root.uid),
+                        mappings.gids.on_node(of.gid()).unwrap_or(root.gid),
+                    ),
+                };
+                chown(upper, Some(uid), Some(gid))?;
                 fs::set_permissions(upper, fs::Permissions::from_mode(of.mode() & 0o7777))
-            })
-            .map_err(|error| Error::io("make directory", upper, error))
+            }),
+        };
+        made.map_err(|error| Error::io("make directory", upper, error))
     }
 
     /// By the mount API that takes one layer at a time: no limit on their number, no characters to escape.

@@ -9,6 +9,7 @@ use crate::drivers::seams::{
 };
 use crate::model::ContainerId;
 use crate::model::container::ImageMount;
+use crate::model::users::{Owner, PodUsers};
 use crate::spec;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
@@ -97,16 +98,26 @@ impl Images for ImageStore {
         })
     }
 
-    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str) -> DriverResult<PathBuf> {
+    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str, users: Option<&PodUsers>) -> DriverResult<PathBuf> {
         let image = ImageStore::resolve(self, image_id)?;
-        Ok(ImageStore::mount_rootfs(self, id.as_str(), &image.id).await?.path)
+        Ok(ImageStore::mount_rootfs(self, id.as_str(), &image.id, users)
+            .await?
+            .path)
     }
 
-    async fn mount_image(&self, id: &ContainerId, number: usize, image: &ImageMount) -> DriverResult<MountedImage> {
+    async fn mount_image(
+        &self,
+        id: &ContainerId,
+        number: usize,
+        image: &ImageMount,
+        users: Option<&PodUsers>,
+    ) -> DriverResult<MountedImage> {
         let of = ImageStore::resolve(self, &image.image)?;
         Ok(MountedImage {
             image_id: of.id.to_string(),
-            path: self.mount_volume(id.as_str(), number, &of.id, &image.sub_path).await?,
+            path: self
+                .mount_volume(id.as_str(), number, &of.id, &image.sub_path, users)
+                .await?,
         })
     }
 
@@ -118,8 +129,8 @@ impl Images for ImageStore {
         Ok(ImageStore::read_file(self, &rootfs(path), file).await?)
     }
 
-    async fn ensure_dir(&self, path: &Path, directory: &str) -> DriverResult<()> {
-        Ok(ImageStore::ensure_dir(self, &rootfs(path), directory, 0, 0).await?)
+    async fn ensure_dir(&self, path: &Path, directory: &str, owner: Owner) -> DriverResult<()> {
+        Ok(ImageStore::ensure_dir(self, &rootfs(path), directory, owner.uid, owner.gid).await?)
     }
 
     async fn pull(&self, request: PullRequest) -> DriverResult<String> {

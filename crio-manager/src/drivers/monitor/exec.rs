@@ -1,6 +1,6 @@
 //! An exec: a monitor of its own, whose log is taken apart into the command's output.
 
-use super::launch::{Arguments, Outlives, prefixed};
+use super::launch::{Arguments, NO_DEV_NULL, Outlives, prefixed};
 use super::sync::{end, read_sync, refused};
 use super::{CONTAINER_PID_FILE, ConmonRs, RUNTIME_LOG};
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, ExecOutput};
@@ -39,6 +39,9 @@ impl ConmonRs {
         arguments.option("--exec-process-spec", &spec);
         arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
         arguments.option("--log-level", "error");
+        if exec.own_users {
+            arguments.flag(NO_DEV_NULL);
+        }
         if exec.tty {
             arguments.flag("--terminal");
         }

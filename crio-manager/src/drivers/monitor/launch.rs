@@ -17,6 +17,10 @@ use tokio::process::{Child, Command};
 /// The descriptor that the monitor finds its sync pipe at.
 const SYNC_FD: i32 = 3;
 
+/// For containers with a user namespace: crun gives what it finds at its standard streams to the pod's root, were it the
+/// node's own `/dev/null`.
+pub(super) const NO_DEV_NULL: &str = "--no-dev-null";
+
 /// Whether a process that was spawned goes on when this daemon is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outlives {
@@ -137,6 +141,9 @@ impl ConmonRs {
             arguments.flag("--drop-capabilities");
             arguments.flag("--landlock");
         }
+        if launch.own_users {
+            arguments.flag(NO_DEV_NULL);
+        }
         if launch.tty {
             arguments.flag("--terminal");
         } else if launch.stdin {
@@ -229,6 +236,7 @@ mod tests {
             bundle: "/bundle".into(),
             log_path: None,
             tty: false,
+            own_users: false,
             stdin: false,
             leave_stdin_open: false,
             entrance: Entrance::default(),

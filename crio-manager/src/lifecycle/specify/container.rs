@@ -12,6 +12,7 @@ use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::container::ContainerPlan;
 use crate::model::name::Pairs;
 use crate::model::record::{Handler, RunningUser};
+use crate::model::users::PodUsers;
 use crate::model::{ProcessId, signal};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::devices::{Device, DeviceAccess};
@@ -65,6 +66,7 @@ impl Lifecycle {
         plan: &ContainerPlan,
         image: &ResolvedImage,
         rootfs: &Path,
+        users: Option<&PodUsers>,
     ) -> Result<Specified, StepFailed> {
         let d = self.drivers();
         let passwd = d
@@ -78,7 +80,7 @@ impl Lifecycle {
             .await
             .in_step("read groups of image")?;
 
-        let (mounts, volume_images) = self.asked_mounts(plan).await?;
+        let (mounts, volume_images) = self.asked_mounts(plan, users).await?;
         let seccomp = self.seccomp_request(&plan.security.seccomp).await?;
         let mut devices = Vec::new();
         if plan.security.privileged && !sandbox.handler.privileged_without_host_devices {
@@ -100,6 +102,7 @@ impl Lifecycle {
         let (pid, joined_pid_namespace) = self.pid_namespace(sandbox, plan).in_step("choose PID namespace")?;
         let outside = Outside {
             rootfs,
+            users,
             bundle: &bundle,
             mounts,
             devices,
@@ -236,7 +239,7 @@ impl Lifecycle {
             process,
             user: user.clone(),
             security: security_request(asked, &defaults, outside.seccomp)?,
-            namespaces: self.namespaces(&pod.namespaces, outside.pid, asked.privileged),
+            namespaces: self.namespaces(&pod.namespaces, outside.users, outside.pid, asked.privileged),
             hostname: if host_uts {
                 defaults.node_name.clone()
             } else {
@@ -288,6 +291,7 @@ impl Lifecycle {
 /// What had to be looked up for a container.
 struct Outside<'a> {
     rootfs: &'a Path,
+    users: Option<&'a PodUsers>,
     bundle: &'a Path,
     mounts: Vec<Mount>,
     devices: Vec<Device>,
@@ -365,9 +369,10 @@ mod tests {
             recursive_read_only: false,
             propagation: Propagation::Private,
             selinux_relabel: false,
+            id_mapped: false,
         });
         let built = lifecycle
-            .specify(&sandbox, &plan, &image, Path::new("/rootfs"))
+            .specify(&sandbox, &plan, &image, Path::new("/rootfs"), None)
             .await
             .unwrap();
         let spec = serde_json::from_slice(&built.json).unwrap();

@@ -1,6 +1,7 @@
 //! The spec of a pod's own process: the pause program and nothing else.
 
 use super::json;
+use super::namespaces::pod_users;
 use crate::drivers::seams::DriverError;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::{InStep, StepFailed};
@@ -59,7 +60,12 @@ impl Lifecycle {
                 apparmor: AppArmor::Absent,
                 selinux: None,
             },
-            namespaces: self.namespaces(pins, Namespace::New, false),
+            namespaces: self.namespaces(
+                pins,
+                pod_users(plan.namespaces.users, pins).as_ref(),
+                Namespace::New,
+                false,
+            ),
             hostname: plan.hostname.clone(),
             sysctls: Default::default(),
             mounts: MountRequest {
@@ -68,7 +74,6 @@ impl Lifecycle {
                     host_path: defaults.pause_path.clone(),
                     access: MountAccess::ReadOnly,
                     propagation: spec::mounts::Propagation::Private,
-                    id_mappings: None,
                 }],
                 ..MountRequest::default()
             },

@@ -10,6 +10,7 @@ mod resources;
 mod security;
 
 pub(super) use exec::specify_exec;
+pub(super) use namespaces::pod_users;
 pub(super) use resources::{blame_named_file, specify_update};
 
 use super::Lifecycle;
@@ -57,6 +58,8 @@ pub struct SpecDefaults {
     pub pause_path: PathBuf,
     /// The kernel has AppArmor on.
     pub apparmor: bool,
+    /// Whether pods can have user namespaces, or why not.
+    pub user_namespaces: Result<(), String>,
     /// Which runtime handler untrusted pods get.
     pub trust: TrustPolicy,
 }
@@ -112,6 +115,7 @@ impl SpecDefaults {
             default_mounts_files: vec!["/secrets".into()],
             pause_path: "/pause".into(),
             apparmor: false,
+            user_namespaces: Ok(()),
             trust: TrustPolicy {
                 untrusted_handler: None,
                 unsaid: Trust::Trusted,

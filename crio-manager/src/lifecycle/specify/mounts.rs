@@ -2,8 +2,9 @@
 
 use super::container::container_path;
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::error::{InStep, MOUNT_IMAGE, Step, StepFailed};
+use crate::lifecycle::error::{MOUNT_IMAGE, Step, StepFailed};
 use crate::model::container::{ContainerPlan, MountPlan, MountSource, Propagation};
+use crate::model::users::PodUsers;
 use crate::spec;
 use crate::spec::mounts::{Mount, MountAccess};
 use std::collections::BTreeMap;
@@ -14,17 +15,29 @@ impl Lifecycle {
     pub(super) async fn asked_mounts(
         &self,
         plan: &ContainerPlan,
+        users: Option<&PodUsers>,
     ) -> Result<(Vec<Mount>, BTreeMap<String, String>), StepFailed> {
         let d = self.drivers();
         let (mut mounts, mut images) = (Vec::new(), BTreeMap::new());
         for (number, mount) in plan.mounts.iter().enumerate() {
             let (host_path, access) = match &mount.source {
                 MountSource::Host { host_path } => {
-                    let resolved = d.host.ensure_dir(host_path).await;
-                    (resolved.in_step("resolve mount source")?, access(mount))
+                    let resolved = d.host.ensure_dir(host_path).step("resolve mount source").await?;
+                    let with_owners = match users.filter(|_| mount.id_mapped) {
+                        Some(users) => {
+                            let mapped = d.bundle.mount_for(&plan.id, number, &resolved, users);
+                            mapped.step("id-map mount source").await?
+                        }
+                        None => resolved,
+                    };
+                    (with_owners, access(mount))
                 }
                 MountSource::Image { image } => {
-                    let mounted = d.image.mount_image(&plan.id, number, image).step(MOUNT_IMAGE).await?;
+                    let mounted = d
+                        .image
+                        .mount_image(&plan.id, number, image, users)
+                        .step(MOUNT_IMAGE)
+                        .await?;
                     images.insert(mount.container_path.clone(), mounted.image_id);
                     (mounted.path, MountAccess::ReadOnlyImage)
                 }
@@ -38,7 +51,6 @@ impl Lifecycle {
                     Propagation::HostToContainer => spec::mounts::Propagation::HostToContainer,
                     Propagation::Bidirectional => spec::mounts::Propagation::Bidirectional,
                 },
-                id_mappings: None,
             });
         }
         Ok((mounts, images))

@@ -7,8 +7,9 @@ use crate::model::ProcessId;
 use crate::model::container::ContainerPlan;
 use crate::model::record::PinnedNamespaces;
 use crate::model::security::NamespaceMode;
+use crate::model::users::{PodUsers, UserMappings};
 use crate::spec;
-use crate::spec::namespaces::{Namespace, Namespaces, UserNamespace};
+use crate::spec::namespaces::{IdMappings, IdRange, Namespace, Namespaces, UserNamespace};
 use std::path::PathBuf;
 
 impl Lifecycle {
@@ -44,7 +45,13 @@ impl Lifecycle {
         }
     }
 
-    pub(super) fn namespaces(&self, pins: &PinnedNamespaces, pid: Namespace, privileged: bool) -> Namespaces {
+    pub(super) fn namespaces(
+        &self,
+        pins: &PinnedNamespaces,
+        users: Option<&PodUsers>,
+        pid: Namespace,
+        privileged: bool,
+    ) -> Namespaces {
         let pinned = |pin: &Option<PathBuf>| pin.clone().map_or(Namespace::Host, Namespace::Path);
         let v2 = self.defaults().node.cgroup == spec::resources::CgroupVersion::V2;
         Namespaces {
@@ -57,7 +64,29 @@ impl Lifecycle {
             } else {
                 Namespace::Host
             },
-            user: UserNamespace::Host,
+            user: users.map_or(UserNamespace::Host, |users| {
+                UserNamespace::Path(users.namespace.clone(), id_mappings(&users.mappings))
+            }),
         }
+    }
+}
+
+/// The user namespace of a pod that has one.
+pub(in crate::lifecycle) fn pod_users(asked: Option<UserMappings>, pins: &PinnedNamespaces) -> Option<PodUsers> {
+    Some(PodUsers {
+        namespace: pins.user.clone()?,
+        mappings: asked?,
+    })
+}
+
+fn id_mappings(mappings: &UserMappings) -> IdMappings {
+    let range = |range: crate::model::users::IdRange| IdRange {
+        inside: 0,
+        outside: range.first,
+        length: range.length,
+    };
+    IdMappings {
+        uids: vec![range(mappings.uids)],
+        gids: vec![range(mappings.gids)],
     }
 }

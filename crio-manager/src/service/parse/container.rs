@@ -3,12 +3,14 @@
 use super::device::{cdi_devices, device};
 use super::mount::mount;
 use super::name::{container_metadata, id};
+use super::namespaces::nothing_of_the_node;
 use super::path::{absolute, log_path};
 use super::resources::resources;
 use super::security::{security, unspoken_security};
 use super::{Parsed, enum_value, no_nul, pairs, required, wrong};
 use crate::model::container::ContainerPlan;
-use crate::model::security::NamespaceMode;
+use crate::model::security::{NamespaceMode, Namespaces};
+use crate::model::users::UserMappings;
 use crate::model::{ContainerId, SandboxPlan, Timestamp, signal};
 use cri::v1;
 use std::path::PathBuf;
@@ -28,7 +30,8 @@ pub fn create_container(
         return Err(wrong("config.image.image", "empty"));
     }
     let linux = config.linux.unwrap_or_default();
-    let security = match linux.security_context {
+    let speaks_of_users = linux.security_context.as_ref().is_some_and(speaks_of_users);
+    let mut security = match linux.security_context {
         Some(asked) => security(asked)?,
         None => unspoken_security()?,
     };
@@ -41,6 +44,7 @@ pub fn create_container(
     not_beyond_the_pod("network", &security.namespaces.network, &sandbox.namespaces.network)?;
     not_beyond_the_pod("ipc", &security.namespaces.ipc, &sandbox.namespaces.ipc)?;
     not_beyond_the_pod("pid", &security.namespaces.pid, &sandbox.namespaces.pid)?;
+    has_the_pods_users(&mut security.namespaces, sandbox.namespaces.users, speaks_of_users)?;
     let cdi_devices = cdi_devices(config.cdi_devices, &config.annotations)?;
     let words = |field: &str, values: Vec<String>| -> Parsed<Vec<String>> {
         values.into_iter().map(|word| no_nul(field, word)).collect()
@@ -63,7 +67,11 @@ pub fn create_container(
         args: words("config.args", config.args)?,
         working_dir: no_nul("config.working_dir", config.working_dir)?,
         envs: envs(config.envs)?,
-        mounts: config.mounts.into_iter().map(mount).collect::<Parsed<_>>()?,
+        mounts: config
+            .mounts
+            .into_iter()
+            .map(|asked| mount(asked, sandbox.namespaces.users.as_ref()))
+            .collect::<Parsed<_>>()?,
         devices: config.devices.into_iter().map(device).collect::<Parsed<_>>()?,
         cdi_devices,
         labels: pairs("config.labels", config.labels)?,
@@ -88,6 +96,25 @@ fn not_beyond_the_pod(namespace: &str, asked: &NamespaceMode, of_pod: &Namespace
             "NODE in a pod that has its own",
         )),
         _ => Ok(()),
+    }
+}
+
+/// All containers of a pod have its user namespace: one need not say so, but cannot say otherwise.
+fn speaks_of_users(asked: &v1::LinuxContainerSecurityContext) -> bool {
+    let options = asked.namespace_options.as_ref();
+    options.is_some_and(|options| options.userns_options.is_some())
+}
+
+/// Who does not speak of users has the pod's.
+fn has_the_pods_users(asked: &mut Namespaces, of_pod: Option<UserMappings>, speaks: bool) -> Parsed<()> {
+    let field = "linux.security_context.namespace_options.userns_options";
+    match (asked.users, of_pod) {
+        (asked, of_pod) if asked == of_pod => Ok(()),
+        (None, Some(_)) if !speaks => {
+            asked.users = of_pod;
+            nothing_of_the_node(asked)
+        }
+        _ => Err(wrong(field, "not those of the pod")),
     }
 }
 

@@ -14,6 +14,7 @@ mod resources;
 mod sandbox;
 mod security;
 mod trust;
+mod users;
 
 pub use container::{checkpoint_container, create_container, stop_container};
 pub use exec::{attach, exec, exec_sync, port_forward};
@@ -120,6 +121,15 @@ mod tests {
         let mut request = container();
         change(request.config.as_mut().unwrap());
         create_container(request, &parsed_pod(|_| ()).unwrap(), [2; 32], now())
+    }
+
+    pub(super) fn parsed_pods_container(
+        pod: &SandboxPlan,
+        change: impl FnOnce(&mut v1::ContainerConfig),
+    ) -> Parsed<ContainerPlan> {
+        let mut request = container();
+        change(request.config.as_mut().unwrap());
+        create_container(request, pod, [2; 32], now())
     }
 
     pub(super) fn refused<T: std::fmt::Debug>(outcome: Parsed<T>, word: &str) {

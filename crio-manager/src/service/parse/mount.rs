@@ -1,18 +1,19 @@
 //! Mounts.
 
 use super::path::absolute;
+use super::users::is_id_mapped;
 use super::{Parsed, enum_value, no_nul, wrong};
 use crate::model::container::{ImageMount, MountPlan, MountSource, Propagation};
+use crate::model::users::UserMappings;
 use cri::v1;
 
-pub(super) fn mount(mount: v1::Mount) -> Parsed<MountPlan> {
+/// A mount into a container of a pod that has these users.
+pub(super) fn mount(mount: v1::Mount, of_pod: Option<&UserMappings>) -> Parsed<MountPlan> {
     let field = "config.mounts";
     if mount.recursive_read_only && !mount.readonly {
         return Err(wrong("config.mounts.recursive_read_only", "set without readonly"));
     }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(wrong(field, "id-mapped mounts are not supported by this version"));
-    }
+    let id_mapped = is_id_mapped(field, (&mount.uid_mappings, &mount.gid_mappings), of_pod)?;
     let container_path = no_nul("config.mounts.container_path", mount.container_path)?;
     if !container_path.starts_with('/') {
         return Err(wrong(
@@ -63,6 +64,7 @@ pub(super) fn mount(mount: v1::Mount) -> Parsed<MountPlan> {
         source,
         propagation,
         selinux_relabel: mount.selinux_relabel,
+        id_mapped,
     })
 }
 
@@ -74,14 +76,15 @@ mod tests {
     #[test]
     fn recursive_read_only_is_read_only_and_private() {
         let asked = |readonly, propagation: v1::MountPropagation| {
-            mount(v1::Mount {
+            let asked = v1::Mount {
                 container_path: "/inside".into(),
                 host_path: "/outside".into(),
                 readonly,
                 recursive_read_only: true,
                 propagation: propagation.into(),
                 ..Default::default()
-            })
+            };
+            mount(asked, None)
         };
         use v1::MountPropagation::*;
         assert!(asked(true, PropagationPrivate).unwrap().recursive_read_only);
@@ -105,7 +108,7 @@ mod tests {
                 ..Default::default()
             };
             change(&mut asked);
-            mount(asked)
+            mount(asked, None)
         };
         let plan = asked(|_| ()).unwrap();
         assert!(plan.readonly && !plan.recursive_read_only, "{plan:?}");

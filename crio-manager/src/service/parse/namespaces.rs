@@ -1,19 +1,12 @@
 //! Which namespaces a pod or a container shares, and with whom.
 
+use super::users::users;
 use super::{Parsed, enum_value, wrong};
 use crate::model::security::{NamespaceMode, Namespaces};
 use cri::v1;
 
 pub(super) fn namespaces(options: Option<v1::NamespaceOption>) -> Parsed<Namespaces> {
     let options = options.unwrap_or_default();
-    if let Some(user) = options.userns_options
-        && enum_value::<v1::NamespaceMode>("userns_options.mode", user.mode)? != v1::NamespaceMode::Node
-    {
-        return Err(wrong(
-            "userns_options.mode",
-            "user namespaces are not supported by this version",
-        ));
-    }
     let mode = |field: &str, value: i32| -> Parsed<NamespaceMode> {
         Ok(match enum_value::<v1::NamespaceMode>(field, value)? {
             v1::NamespaceMode::Pod => NamespaceMode::Pod,
@@ -26,7 +19,7 @@ pub(super) fn namespaces(options: Option<v1::NamespaceOption>) -> Parsed<Namespa
         shared @ (NamespaceMode::Pod | NamespaceMode::Node) => Ok(shared),
         NamespaceMode::Container | NamespaceMode::Target(_) => Err(wrong(field, "only POD or NODE")),
     };
-    Ok(Namespaces {
+    let namespaces = Namespaces {
         network: shared("namespace_options.network", options.network)?,
         pid: match mode("namespace_options.pid", options.pid)? {
             NamespaceMode::Target(target) if target.is_empty() => {
@@ -35,7 +28,25 @@ pub(super) fn namespaces(options: Option<v1::NamespaceOption>) -> Parsed<Namespa
             pid => pid,
         },
         ipc: shared("namespace_options.ipc", options.ipc)?,
-    })
+        users: users(options.userns_options)?,
+    };
+    if namespaces.users.is_some() {
+        nothing_of_the_node(&namespaces)?;
+    }
+    Ok(namespaces)
+}
+
+/// The users of a user namespace have no rights in what the node owns: its processes, network and queues.
+pub(super) fn nothing_of_the_node(namespaces: &Namespaces) -> Parsed<()> {
+    let fields = [
+        ("namespace_options.network", &namespaces.network),
+        ("namespace_options.pid", &namespaces.pid),
+        ("namespace_options.ipc", &namespaces.ipc),
+    ];
+    match fields.iter().find(|(_, mode)| **mode == NamespaceMode::Node) {
+        Some((field, _)) => Err(wrong(field, "NODE in a pod with a user namespace")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
