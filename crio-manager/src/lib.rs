@@ -14,11 +14,13 @@
 //! - `cli`: the command line; `status`: asks a daemon what it has and does; `images`, `wipe`: what there is, and its removal;
 //!   `progress`: what a terminal shows meanwhile; `manual`: the man pages; `logging`: the daemon's own log; `journal`:
 //!   as entries of systemd's journal
+//! - `around`: something around each call, as metrics, spans, admission and inspection are
 //! - `metrics`: what is counted, for Prometheus; `spans`: what took how long in a call, for OpenTelemetry
 //! - `node`: builds the drivers from the configuration, hands them to the rooms, serves until SIGTERM
 //! - `systemd`: what the service manager is told; `reload`: what SIGHUP changes
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod around;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -1,5 +1,6 @@
 //! Builds the drivers from the configuration, hands them to the rooms, and serves until SIGTERM.
 
+use crate::around::Each;
 use crate::config::{
     self, CgroupManager, Config, EnvVariable, Limit, MetricsConfig, MonitorCgroup, RuntimeHandler, ShortNameMode,
     Ulimit,
@@ -156,11 +157,11 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(STREAMS_AT_ONCE)
         .accept_http1(true)
-        .layer(Inspection::new(lifecycle.clone(), told))
-        .layer(TracedCalls::new(spans.is_wanted()))
-        .layer(CallSpans)
-        .layer(CountedCalls::new(counts))
-        .layer(Admission::new(CALLS_AT_ONCE))
+        .layer(Each(Inspection::new(lifecycle.clone(), told)))
+        .layer(Each(TracedCalls::new(spans.is_wanted())))
+        .layer(Each(CallSpans))
+        .layer(Each(CountedCalls::new(counts)))
+        .layer(Each(Admission::new(CALLS_AT_ONCE)))
         .add_service(runtime)
         .add_service(image)
         .add_service(ManagerServer::new(Manager::new(lifecycle.clone())))

@@ -1,11 +1,11 @@
 //! CRI calls, counted around the whole service.
 
 use super::Counts;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use crate::around::{Answer, Around};
 use std::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+use tower::Service;
 
 /// Every method that is served. A path comes from outside: what is not here counts as `unknown`.
 const METHODS: [&str; 42] = [
@@ -74,43 +74,18 @@ impl CountedCalls {
     }
 }
 
-impl<S> tower::Layer<S> for CountedCalls {
-    type Service = Counted<S>;
-
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted {
-            inner,
-            counts: self.0.clone(),
-        }
-    }
-}
-
-/// A gRPC service whose calls are counted.
-#[derive(Debug, Clone)]
-pub struct Counted<S> {
-    inner: S,
-    counts: Counts,
-}
-
-impl<S> tower::Service<Request<Body>> for Counted<S>
-where
-    S: tower::Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for CountedCalls {
+    fn call<S>(&self, service: &mut S, request: Request<Body>) -> Answer<S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+    {
         let operation = operation(request.uri().path());
         let labels = [("operation", operation)];
-        self.counts.calls.get_or_create(&labels).inc();
-        let (began, counts) = (Instant::now(), self.counts.clone());
-        let answer = self.inner.call(request);
+        self.0.calls.get_or_create(&labels).inc();
+        let (began, counts) = (Instant::now(), self.0.clone());
+        let answer = service.call(request);
         Box::pin(async move {
             let answer = answer.await;
             counts.took(operation, began.elapsed());
@@ -131,9 +106,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::around::Each;
     use prost::Message;
     use std::collections::BTreeSet;
-    use tower::{Layer, Service, service_fn};
+    use tower::{Layer, service_fn};
 
     #[test]
     fn every_method_of_every_service_is_known() {
@@ -157,7 +133,7 @@ mod tests {
             };
             Ok::<_, std::convert::Infallible>(response)
         });
-        let mut service = CountedCalls::new(counts.clone()).layer(answers);
+        let mut service = Each(CountedCalls::new(counts.clone())).layer(answers);
         for path in [
             "/runtime.v1.RuntimeService/Version",
             "/runtime.v1.RuntimeService/%3Cscript%3E",

@@ -1,13 +1,13 @@
 //! How many calls are under way at one time. Questions that are answered from memory are always let in, so that a node
 //! whose calls all hang can still be asked what is wrong.
 
-use std::pin::Pin;
+use crate::around::{Answer, Around};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+use tower::Service;
 
 /// Calls that may wait for something, at one time. A kubelet with 500 pods has a worker for each, and probes.
 pub const CALLS_AT_ONCE: usize = 1024;
@@ -32,49 +32,23 @@ impl Admission {
     }
 }
 
-impl<S> tower::Layer<S> for Admission {
-    type Service = AdmittedCalls<S>;
-
-    fn layer(&self, inner: S) -> AdmittedCalls<S> {
-        AdmittedCalls {
-            inner,
-            admission: self.clone(),
-        }
-    }
-}
-
-/// A gRPC service that takes no more calls than it is let.
-#[derive(Debug, Clone)]
-pub struct AdmittedCalls<S> {
-    inner: S,
-    admission: Admission,
-}
-
-impl<S> tower::Service<Request<Body>> for AdmittedCalls<S>
-where
-    S: tower::Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for Admission {
+    fn call<S>(&self, service: &mut S, request: Request<Body>) -> Answer<S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+    {
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
         if is_question(method) {
-            return Box::pin(self.inner.call(request));
+            return Box::pin(service.call(request));
         }
-        let Ok(place) = self.admission.room.clone().try_acquire_owned() else {
-            let limit = self.admission.limit;
+        let Ok(place) = self.room.clone().try_acquire_owned() else {
+            let limit = self.limit;
             let why = format!("{limit} calls are under way, as many as are taken at one time; ask again");
             return Box::pin(async move { Ok(Status::resource_exhausted(why).into_http()) });
         };
-        let answer = self.inner.call(request);
+        let answer = service.call(request);
         Box::pin(async move {
             let answer = answer.await;
             drop(place);
@@ -94,8 +68,9 @@ fn is_question(method: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::around::Each;
     use std::convert::Infallible;
-    use tower::{Layer, Service, service_fn};
+    use tower::{Layer, service_fn};
 
     #[tokio::test]
     async fn no_more_calls_are_taken_than_there_is_room_for_but_every_question() {
@@ -105,7 +80,7 @@ mod tests {
             }
             Ok::<_, Infallible>(Response::new(Body::empty()))
         });
-        let mut service = Admission::new(2).layer(hangs);
+        let mut service = Each(Admission::new(2)).layer(hangs);
         let mut call = |method: &str| {
             let request = Request::builder().uri(format!("/runtime.v1.RuntimeService/{method}"));
             service.call(request.body(Body::empty()).unwrap())

@@ -3,6 +3,7 @@
 //! A layer before gRPC, which is HTTP/2 only: what comes by an older version is answered here, all of it.
 
 use super::present::map;
+use crate::around::{Answer, Around};
 use crate::lifecycle::cell::{ContainerCell, SandboxCell};
 use crate::lifecycle::{Error, Lifecycle};
 use crate::model::name::Pairs;
@@ -11,13 +12,12 @@ use bytes::Bytes;
 use http_body_util::Full;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::codegen::http::header::{ALLOW, CONTENT_TYPE};
 use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use tower::Service;
 
 /// Answers at one time: one of a container reads a file. More wait.
 const ANSWERS_AT_ONCE: usize = 16;
@@ -221,43 +221,18 @@ fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     answer
 }
 
-impl<S> tower::Layer<S> for Inspection {
-    type Service = Inspected<S>;
-
-    fn layer(&self, inner: S) -> Inspected<S> {
-        Inspected {
-            inner,
-            inspection: self.clone(),
-        }
-    }
-}
-
-/// A gRPC service that is asked by HTTP/2 alone.
-#[derive(Clone)]
-pub struct Inspected<S> {
-    inner: S,
-    inspection: Inspection,
-}
-
-impl<S> tower::Service<Request<Body>> for Inspected<S>
-where
-    S: tower::Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for Inspection {
+    fn call<S>(&self, service: &mut S, request: Request<Body>) -> Answer<S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+    {
         if request.version() >= Version::HTTP_2 {
-            return Box::pin(self.inner.call(request));
+            return Box::pin(service.call(request));
         }
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let inspection = self.inspection.clone();
+        let inspection = self.clone();
         Box::pin(async move { Ok(inspection.answer(method, path).await) })
     }
 }

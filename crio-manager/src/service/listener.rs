@@ -1,14 +1,14 @@
 //! The unix socket, and a span per call.
 
+use crate::around::{Answer, Around};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+use tower::Service;
 use tracing::Instrument;
 
 /// The longest path of a unix socket, in bytes.
@@ -159,34 +159,13 @@ fn wrong(path: &Path, why: String) -> std::io::Error {
 #[derive(Debug, Clone, Copy)]
 pub struct CallSpans;
 
-impl<S> tower::Layer<S> for CallSpans {
-    type Service = SpannedCalls<S>;
-
-    fn layer(&self, inner: S) -> SpannedCalls<S> {
-        SpannedCalls { inner }
-    }
-}
-
-/// A gRPC service with a span per call.
-#[derive(Debug, Clone)]
-pub struct SpannedCalls<S> {
-    inner: S,
-}
-
-impl<S> tower::Service<Request<Body>> for SpannedCalls<S>
-where
-    S: tower::Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for CallSpans {
+    fn call<S>(&self, service: &mut S, request: Request<Body>) -> Answer<S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+    {
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         let span = tracing::info_span!(
             "call",
@@ -198,7 +177,7 @@ where
             step = tracing::field::Empty,
         );
         let began = Instant::now();
-        let answer = span.in_scope(|| self.inner.call(request));
+        let answer = span.in_scope(|| service.call(request));
         Box::pin(
             async move {
                 let response = answer.await?;
@@ -220,11 +199,12 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::around::Each;
     use crate::drivers::seams::{DriverError, ErrorKind};
     use crate::lifecycle::Error;
     use std::io::Write;
     use std::sync::{Arc, Mutex};
-    use tower::{Layer, Service};
+    use tower::Layer;
     use tracing_subscriber::fmt::MakeWriter;
 
     /// A log in memory.
@@ -327,7 +307,7 @@ mod tests {
             .uri("/runtime.v1.RuntimeService/RunPodSandbox")
             .body(Body::empty())
             .unwrap();
-        CallSpans.layer(refuse).call(request).await.unwrap();
+        Each(CallSpans).layer(refuse).call(request).await.unwrap();
 
         let written = lines.0.lock().unwrap().clone();
         let line: serde_json::Value = serde_json::from_slice(&written).expect("one line of JSON");

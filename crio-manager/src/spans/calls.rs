@@ -1,6 +1,7 @@
 //! A span for each call, from its first byte until it is answered: of a stream, until it begins.
 
 use super::{SCOPE, failed};
+use crate::around::{Answer, Around};
 use crate::metrics::operation;
 use cri::manager::v1::manager_server;
 use cri::v1::{image_service_server, runtime_service_server};
@@ -9,10 +10,9 @@ use opentelemetry::trace::{FutureExt as _, SpanKind, TraceContextExt as _, Trace
 use opentelemetry::{Context, KeyValue, global};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use std::borrow::Cow;
-use std::pin::Pin;
-use std::task;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
+use tower::Service;
 
 /// The services that are served. A path comes from outside: what is not here is `unknown`.
 const SERVICES: [&str; 3] = [
@@ -34,45 +34,20 @@ impl TracedCalls {
     }
 }
 
-impl<S> tower::Layer<S> for TracedCalls {
-    type Service = Traced<S>;
-
-    fn layer(&self, inner: S) -> Traced<S> {
-        Traced {
-            inner,
-            wanted: self.wanted,
-        }
-    }
-}
-
-/// A gRPC service with a span per call.
-#[derive(Debug, Clone)]
-pub struct Traced<S> {
-    inner: S,
-    wanted: bool,
-}
-
-impl<S> tower::Service<Request<Body>> for Traced<S>
-where
-    S: tower::Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> task::Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for TracedCalls {
+    fn call<S>(&self, service: &mut S, request: Request<Body>) -> Answer<S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+    {
         if !self.wanted {
-            return Box::pin(self.inner.call(request));
+            return Box::pin(service.call(request));
         }
         let context = begin(&request);
         let answer = {
             let _current = context.clone().attach();
-            self.inner.call(request)
+            service.call(request)
         };
         Box::pin(async move {
             let answer = answer.with_context(context.clone()).await;
