@@ -1,6 +1,8 @@
 //! The daemon and its service manager: what outlives a restart, what the journal has, what is restarted.
 
+use std::error::Error as _;
 use std::fs;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -9,8 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use e2e::service_host::UNIT;
 use e2e::{Client, RunningPod, ServiceHost, eventually};
+use h2::Reason;
 use serde_json::Value;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// No systemd, no test: the reason has been said.
 macro_rules! host {
@@ -43,9 +46,7 @@ async fn call_all_the_time(socket: PathBuf, calls: Arc<Calls>, kept: Option<Clie
             None => Client::connect(&socket).await?,
         };
         let mut answer = client.version().await;
-        if kept.is_some() && answer.as_ref().is_err_and(|status| status.code() == Code::Cancelled) {
-            // It never left the client, since the server had said that it goes. gRPC has clients send such a call again
-            // by themselves, and the kubelet's does; the one used here leaves that to its caller.
+        if kept.is_some() && answer.as_ref().is_err_and(was_not_taken) {
             answer = client.version().await;
         }
         answer.with_context(|| format!("on a {} connection", if kept.is_some() { "kept" } else { "new" }))?;
@@ -53,6 +54,16 @@ async fn call_all_the_time(socket: PathBuf, calls: Arc<Calls>, kept: Option<Clie
         calls.answered.fetch_add(1, Ordering::SeqCst);
     }
     Ok(longest)
+}
+
+/// Whether a call never came to a server that had said that it goes (RFC 9113, 6.8). gRPC has clients send such a call
+/// again by themselves, and the kubelet's does; the one used here leaves that to its caller.
+fn was_not_taken(status: &Status) -> bool {
+    let causes = iter::successors(status.source(), |&cause| cause.source());
+    let mut goodbyes = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>());
+    let went =
+        goodbyes.any(|error| error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR));
+    went || status.code() == Code::Cancelled
 }
 
 #[tokio::test(flavor = "multi_thread")]
