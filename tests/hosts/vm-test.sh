@@ -39,8 +39,9 @@ if [ "$short" = --short ]; then
     one systemd killed
 else
     one cgroupfs cgroup
-    for name in pod_lifecycle container_lifecycle kubelet logs exec streaming resources events stats images network \
-        restart killed races create_timeout bad_input security traps service; do
+    for name in pod_lifecycle container_lifecycle checkpoint kubelet logs exec streaming resources events stats inspect \
+        metrics tracing images volumes additions network host_ports restart killed races create_timeout bad_input hostile \
+        security trust userns traps service admin; do
         one systemd $name
     done
     for name in container_lifecycle resources stats killed restart create_timeout; do
