@@ -49,6 +49,10 @@ else
         one cgroupfs $name
     done
     one cgroupfs conformance apparmor
+    # On a systemd of their own, which takes from the guest its files and version 2.
+    for name in systemd_host systemd_cgroups; do
+        one systemd $name
+    done
 fi
 
 status=0
