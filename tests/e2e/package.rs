@@ -33,7 +33,7 @@ const OF_THE_HOST: [&str; 9] = [
     PACKAGES,
 ];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_package_is_installed_upgraded_downgraded_and_purged_around_a_running_container() {
     let Some(host) = SystemdHost::start(&[]).unwrap() else {
         return;

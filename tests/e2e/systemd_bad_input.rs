@@ -80,7 +80,7 @@ async fn creation_fails(pod: &RunningPod, name: &str) -> Status {
     pod.client.create(&pod.id, &config, &pod.config).await.unwrap_err()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_the_bus_answers_with_is_named_and_costs_one_creation() {
     let host = host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -118,7 +118,7 @@ async fn an_error_that_the_bus_answers_with_is_named_and_costs_one_creation() {
 }
 
 /// Where monitors need no call of the bus, it is the runtime that is refused.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_the_runtime_gets_from_the_bus_is_in_its_words() {
     let host = host!(&format!("{SYSTEMD}{DELEGATED}"));
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -181,7 +181,7 @@ async fn is(host: &ServiceHost, unit: &str, state: &str) {
     .unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scope_of_the_monitors_name_makes_way_or_is_named() {
     let host = host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -242,7 +242,7 @@ async fn a_scope_of_the_monitors_name_makes_way_or_is_named() {
 }
 
 /// Before version 1.1.6 runc takes no notice of it and places the container by the file system.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scope_of_the_containers_name_is_named_or_costs_the_container_nothing() {
     let host = host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -270,7 +270,7 @@ async fn a_scope_of_the_containers_name_is_named_or_costs_the_container_nothing(
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delegated_scope_elsewhere_is_named_and_left_alone() {
     let host = host!(&format!("{SYSTEMD}{DELEGATED}"));
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -319,7 +319,7 @@ async fn update(client: &Client, id: &str, linux: LinuxContainerResources) -> Re
 }
 
 /// The kernel takes a memory limit above the pod's on both versions: the pod's is the one that holds.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn memory_above_the_pods_ends_at_the_pods() {
     let host = host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -353,7 +353,7 @@ async fn memory_above_the_pods_ends_at_the_pods() {
 }
 
 /// Version 1 refuses them, with a word that says little; on version 2 the pod's are the ones that hold.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn cpus_outside_the_pods_are_refused_with_the_pods_or_not_used() {
     let host = host!(SYSTEMD);
     if std::thread::available_parallelism().unwrap().get() < 2 {

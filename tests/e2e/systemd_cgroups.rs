@@ -31,7 +31,7 @@ fn monitor_scope(id: &str) -> String {
     format!("crio-conmon-{id}.scope")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_lives_and_dies_in_its_slice() {
     let host = host!(SYSTEMD);
     let mut runtime = host.client.runtime.clone();
@@ -101,7 +101,7 @@ async fn a_pod_lives_and_dies_in_its_slice() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_parent_that_is_no_slice_is_refused() {
     let host = host!(SYSTEMD);
     for (parent, reason) in [
@@ -120,7 +120,7 @@ async fn a_parent_that_is_no_slice_is_refused() {
 }
 
 /// The pod of each has a process, so each takes two scopes.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn many_come_and_go_at_once() {
     let host = host!(SYSTEMD);
     let pods: Vec<_> = (0..10)
@@ -140,7 +140,7 @@ async fn many_come_and_go_at_once() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_service_comes_and_goes_and_scopes_stay() {
     let mut host = host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -190,7 +190,7 @@ async fn the_service_comes_and_goes_and_scopes_stay() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bus_that_is_gone_is_named_and_found_again() {
     let host = host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -214,7 +214,7 @@ async fn a_bus_that_is_gone_is_named_and_found_again() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bus_that_hangs_costs_a_bounded_wait() {
     let host = host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
@@ -243,7 +243,7 @@ async fn a_bus_that_hangs_costs_a_bounded_wait() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn monitors_may_have_a_slice_of_their_own() {
     let handler = "[crio.runtime.runtimes.runc]\nmonitor_cgroup = \"crio-monitors.slice\"\n";
     let host = host!(&format!("{SYSTEMD}{handler}"));
@@ -258,7 +258,7 @@ async fn monitors_may_have_a_slice_of_their_own() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn monitors_may_share_a_delegated_scope() {
     let handler = "[crio.runtime.runtimes.runc]\nmonitor_cgroup = \"delegated\"\n";
     let mut host = host!(&format!("{SYSTEMD}{handler}"));

@@ -60,7 +60,7 @@ fn a_scope_is_placed_and_limited_by_systemd() {
 
 /// As an administrator has it: the unit that is delivered, started, killed, brought back by systemd, stopped. The pod has a
 /// process of its own (it shares its process namespace), so a runtime and a monitor are at work.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_survives_the_service() {
     let Some(host) = host() else { return };
     let unit = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -70,7 +70,7 @@ fn words(found: &Value) -> BTreeSet<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_host_delegates_is_what_status_and_check_say() {
     let mut host = host!("cgroup_manager = \"systemd\"\n");
     let real = delegated(&host).unwrap();
@@ -106,7 +106,7 @@ async fn what_the_host_delegates_is_what_status_and_check_say() {
 }
 
 /// With what a controller's delegation fails of: on version 1 it is not mounted, on version 2 not in the root's list.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_controller_that_is_not_delegated_is_named_by_check() {
     let host = host!("");
     let missing = if host.host.inside("/sys/fs/cgroup/cgroup.controllers").exists() {

@@ -102,7 +102,7 @@ async fn no_call_is_refused_while_the_daemon_is_restarted() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_started_by_hand_names_the_one_that_runs_and_leaves_it_alone() {
     let host = host!("");
     let running = host.main_pid().unwrap();
@@ -183,7 +183,7 @@ fn kernel_tells() -> bool {
     (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_exit_that_nobody_saw_is_asked_of_the_kernel() {
     let mut host = host!("");
     if !kernel_tells() {
@@ -226,7 +226,7 @@ async fn an_exit_that_nobody_saw_is_asked_of_the_kernel() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_daemon_is_restarted_and_loses_no_container() {
     let mut host = host!("");
     host.override_unit("watchdog.conf", "[Service]\nWatchdogSec=3\n")
@@ -264,7 +264,7 @@ fn entries(host: &ServiceHost, field: &str) -> anyhow::Result<Vec<Value>> {
         .collect())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_journal_has_a_field_for_each_id_and_for_the_method() {
     let host = host!("");
     let pod = host.running_pod("/kubepods/pod1").await.unwrap();
@@ -294,7 +294,7 @@ async fn the_journal_has_a_field_for_each_id_and_for_the_method() {
     host.finish().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_with_an_error_is_shown_by_systemctl_until_one_goes_well() {
     let host = host!("");
     let status = || host.property(UNIT, "StatusText");
@@ -320,7 +320,7 @@ async fn a_reload_with_an_error_is_shown_by_systemctl_until_one_goes_well() {
 }
 
 /// What systemd itself finds in the units, and what the daemon cannot do without.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_units_are_in_order_and_spare_containers() {
     let host = host!("");
     let units = ["crio-manager.service", "crio-manager.socket"];

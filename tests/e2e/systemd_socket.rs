@@ -21,7 +21,7 @@ fn processes(host: &ServiceHost) -> String {
 
 /// The service alone goes: the socket unit goes on listening, and whoever calls has the service started again. So does a
 /// wipe, which is refused then. With both stopped, it has the node for itself.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_leaves_containers_and_a_wipe_wants_the_socket_stopped_too() {
     let mut host = host!("");
     let pod = host.running_pod("/kubepods/pod1").await.unwrap();
