@@ -24,11 +24,13 @@ use crate::drivers::process::HostProcesses;
 use crate::drivers::record_file::make_private_dir;
 use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
+use crate::drivers::selinux;
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
 use crate::metrics::{self, CountedCalls, Exposition};
 use crate::model::CgroupPath;
 use crate::model::record::Handler;
+use crate::model::selinux::HostLabels;
 use crate::model::trust::TrustPolicy;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
@@ -540,12 +542,25 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),
         apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|enabled| enabled.starts_with(b"Y")),
+        selinux: selinux_of_containers(config)?,
         user_namespaces: user_namespaces(config).inspect_err(|why| info!(why, "pods can have no user namespaces")),
         trust: TrustPolicy {
             untrusted_handler: Some(config.manager.untrusted_runtime.clone()).filter(|name| !name.is_empty()),
             unsaid: config.manager.default_workload_trust,
         },
     })
+}
+
+/// What SELinux gives containers here.
+fn selinux_of_containers(config: &Config) -> anyhow::Result<Option<HostLabels>> {
+    if !config.runtime.selinux {
+        return Ok(None);
+    }
+    let labels = selinux::detect().context("SELinux")?;
+    Ok(labels.map(|mut labels| {
+        labels.host_network_is_unconfined = config.runtime.hostnetwork_disable_selinux;
+        labels
+    }))
 }
 
 /// Whether pods can have user namespaces, or why not.
