@@ -9,7 +9,7 @@ use crate::drivers::additions::NodeFiles;
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
-use crate::drivers::cgroup::systemd::{Systemd, delegated};
+use crate::drivers::cgroup::systemd::{Calls, Systemd, delegated};
 use crate::drivers::child;
 use crate::drivers::clock::HostClock;
 use crate::drivers::fd_store::FdStore;
@@ -116,8 +116,8 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
     let spans = spans::Export::start(&config.tracing)?;
-    let (drivers, images) = drivers(&config, handed.kept).await?;
     let counts = metrics::Counts::default();
+    let (drivers, images) = drivers(&config, handed.kept, &counts.systemd).await?;
     let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
@@ -369,7 +369,11 @@ pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<(Drivers, ImageStore)> {
+pub(crate) async fn drivers(
+    config: &Config,
+    kept: Vec<(String, OwnedFd)>,
+    calls: &Calls,
+) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
@@ -411,7 +415,7 @@ pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> an
         process: Arc::new(HostProcesses {
             store: systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, kept))),
         }),
-        cgroup: cgroups(config)?,
+        cgroup: cgroups(config, calls)?,
         namespaces: Arc::new(
             Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?)
                 .context("namespaces_dir")?
@@ -437,13 +441,14 @@ pub fn handlers(config: &Config) -> BTreeMap<String, Handler> {
         .collect()
 }
 
-fn cgroups(config: &Config) -> anyhow::Result<Arc<dyn Cgroups>> {
+fn cgroups(config: &Config, calls: &Calls) -> anyhow::Result<Arc<dyn Cgroups>> {
     let files = Cgroupfs::detect().context("cgroups")?;
     Ok(match config.runtime.cgroup_manager {
         CgroupManager::Cgroupfs => Arc::new(files),
         CgroupManager::Systemd => Arc::new(Systemd::new(
             files.owned_by_systemd(),
             config.manager.pause_path.clone(),
+            calls.clone(),
         )),
     })
 }
