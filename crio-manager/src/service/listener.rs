@@ -358,10 +358,7 @@ mod tests {
             .unwrap()
             .to_owned();
         assert!(
-            said.starts_with(
-                "FDSTORE=1
-"
-            ) && fd_store::is_own_socket(&name),
+            said.starts_with("FDSTORE=1\n") && fd_store::is_own_socket(&name),
             "{said}"
         );
         let kept = first.listener.as_fd().try_clone_to_owned().unwrap();
@@ -382,6 +379,9 @@ mod tests {
         let alone = directory.path().join("alone.sock");
         let dropped = listen(&alone, HandedSockets::default(), Some(&store)).await.unwrap();
         assert!(told(&manager).await.starts_with("FDSTORE=1\n"));
+        // What is told next is told when the copy on its way is closed.
+        store.let_go_of("another".to_owned());
+        told(&manager).await;
         drop(dropped.listener);
         dropped.file.remove().await;
         assert!(!alone.exists());
@@ -389,16 +389,9 @@ mod tests {
         // Another path, or another's file at this one: a new socket, and the old is let go of.
         let third = listen(&other, own(&kept), Some(&store)).await.unwrap();
         assert!(!path.exists(), "nobody listens there any more");
-        let remove = format!(
-            "FDSTOREREMOVE=1
-FDNAME={name}
-"
-        );
+        let remove = format!("FDSTOREREMOVE=1\nFDNAME={name}\n");
         assert_eq!(told(&manager).await, remove);
-        assert!(told(&manager).await.starts_with(
-            "FDSTORE=1
-"
-        ));
+        assert!(told(&manager).await.starts_with("FDSTORE=1\n"));
         drop(third);
         std::fs::write(&path, "another's").unwrap();
         let error = listen(&path, own(&kept), Some(&store)).await.unwrap_err().to_string();
