@@ -36,7 +36,7 @@ use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
 use crate::service::inspect::{Inspection, Told};
-use crate::service::listener::{self, CallSpans, SocketFile};
+use crate::service::listener::{self, CallSpans};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
 use crate::spans::{self, TracedCalls};
@@ -58,7 +58,6 @@ use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,13 +115,14 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
     let spans = spans::Export::start(&config.tracing)?;
+    let store = systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, handed.processes)));
     let counts = metrics::Counts::default();
-    let (drivers, images) = drivers(&config, handed.kept, &counts.systemd).await?;
+    let (drivers, images) = drivers(&config, store.clone(), &counts.systemd).await?;
     let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
-    let socket = listener::listen(&config.api.listen, handed.sockets).await?;
+    let socket = listener::listen(&config.api.listen, handed.sockets, store.as_deref()).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
     let streaming = streaming_server(&config).await?;
     let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone(), streaming.urls()))
@@ -145,11 +145,12 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     };
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
-    let greeting = match socket.file {
-        SocketFile::HandedOver => GREETING,
-        SocketFile::Made(..) => Duration::ZERO,
+    let greeting = if socket.file.outlives_us() {
+        GREETING
+    } else {
+        Duration::ZERO
     };
-    // Whoever comes after the stop is not accepted: on a socket that was handed over the next daemon does that.
+    // Whoever comes after the stop is not accepted: on a socket that outlives us the next daemon does that.
     let connections = UnixListenerStream::new(socket.listener)
         .take_until(async move {
             // The sender lives until the server has ended.
@@ -217,7 +218,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
         warn!("the image store is still busy, leaving; the next start removes what is half-made");
     }
     spans.stop().await;
-    socket.file.remove();
+    socket.file.remove().await;
     info!("stopped; containers go on");
     Ok(())
 }
@@ -371,7 +372,7 @@ pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
 
 pub(crate) async fn drivers(
     config: &Config,
-    kept: Vec<(String, OwnedFd)>,
+    store: Option<Arc<FdStore>>,
     calls: &Calls,
 ) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
@@ -412,9 +413,7 @@ pub(crate) async fn drivers(
     let drivers = Drivers {
         runtime,
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
-        process: Arc::new(HostProcesses {
-            store: systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, kept))),
-        }),
+        process: Arc::new(HostProcesses { store }),
         cgroup: cgroups(config, calls)?,
         namespaces: Arc::new(
             Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?)
