@@ -5,24 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use cri::v1::security_profile::ProfileType;
-use cri::v1::{
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, PodSandboxConfig, PodSandboxMetadata,
-    SecurityProfile,
-};
+use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
 use e2e::client::pod_security;
 use e2e::namespaces::Namespaces;
 use e2e::{Client, Node, Runtime, Setup, TestImage};
 
 use crate::containerd::Containerd;
-
-/// The filter of system calls that each has of its own.
-pub fn default_filter() -> SecurityProfile {
-    SecurityProfile {
-        profile_type: ProfileType::RuntimeDefault.into(),
-        ..Default::default()
-    }
-}
 
 pub enum Host {
     Ours(Node),
@@ -96,10 +84,7 @@ impl Host {
             }),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup_parent().to_owned(),
-                security_context: Some(LinuxSandboxSecurityContext {
-                    seccomp: Some(default_filter()),
-                    ..pod_security(network)
-                }),
+                security_context: Some(pod_security(network)),
                 ..Default::default()
             }),
             ..Default::default()

@@ -25,7 +25,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    pub fn or(self, quick: usize, whole: usize) -> usize {
+    pub fn or<T>(self, quick: T, whole: T) -> T {
         if self.quick { quick } else { whole }
     }
 }

@@ -81,7 +81,7 @@ async fn a_container_is_shown_as_cadvisor_reads_it(node: &mut Node) -> anyhow::R
 async fn the_node_and_its_configuration_are_shown(node: &mut Node) -> anyhow::Result<()> {
     let info = document(node, "/info")?;
     assert_eq!(info["storage_driver"], "overlay");
-    assert_eq!(info["cgroup_driver"], "cgroupfs");
+    assert_eq!(info["cgroup_driver"], node.cgroup_manager.name());
     let root = info["storage_root"].as_str().context("no root")?;
     assert_eq!(root, node.path("root").display().to_string());
     assert_eq!(info["default_id_mappings"]["uids"][0]["container_id"], 0);

@@ -30,15 +30,20 @@ const CGROUP_LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks at a busy cgroup, of which no event tells.
 const POLL: Duration = Duration::from_millis(5);
 const SUITE: &str = "bookworm";
+/// Names another root file system than the one of `tests/hosts/tree.sh`.
+const TREE: &str = "E2E_HOST_TREE";
+/// In a host's cgroup of version 2, where processes have to be in a leaf: those that enter.
+const ENTERED: &str = "entered";
 
-/// The outer process dies with the thread that started the host, and takes the host along.
-const BOOT: &str = r#"set -e
-for cgroup in $CGROUPS; do echo $$ >"$cgroup/cgroup.procs"; done
-exec setpriv --pdeathsig KILL unshare --pid --fork --kill-child=SIGKILL --mount --propagation private \
-    --net --uts --ipc --cgroup bash "$@""#;
+/// The outer process dies with the thread that started the host, and takes the host along. It stays out of the host's
+/// cgroups: systemd, to which it is not visible, could not move it out of their roots.
+const BOOT: &str = r#"exec setpriv --pdeathsig KILL unshare --pid --fork --kill-child=SIGKILL --mount \
+    --propagation private --net --uts --ipc sh -c 'set -e
+for cgroup in $CGROUPS; do echo 0 >"$cgroup/cgroup.procs"; done
+exec unshare --cgroup bash "$@"' boot "$@""#;
 /// A process that enters must be in the host's cgroups first: from outside they cannot be reached.
 const ENTER: &str = r#"set -e
-for cgroup in $CGROUPS; do echo $$ >"$cgroup/cgroup.procs"; done
+for cgroup in $CGROUPS; do echo 0 >"$cgroup/cgroup.procs"; done
 exec nsenter --target "$FIRST" --all -- env -i HOME=/root LANG=C.UTF-8 \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@""#;
 
@@ -56,17 +61,17 @@ impl SystemdHost {
     /// host can be had. `binds` are directories of the machine and their places inside.
     pub fn start(binds: &[(&Path, &str)]) -> anyhow::Result<Option<Self>> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-        let tree = repository.join("target/hosts").join(SUITE);
-        if !tree.with_extension("packages").exists() {
+        let Some(tree) = tree(&repository) else {
             skipped("target/hosts has no Debian root file system (`make setup` makes it, and says why if it cannot)");
             return Ok(None);
-        }
+        };
         if !rustix::process::geteuid().is_root() {
             skipped("only root can make namespaces");
             return Ok(None);
         }
 
-        let state = tempfile::tempdir()?;
+        // Where files are on a disk: the host's /var/lib is there.
+        let state = tempfile::Builder::new().prefix("crio-host-").tempdir_in("/var/tmp")?;
         let ready = UnixDatagram::bind(state.path().join("ready"))?;
         let console = fs::File::create(state.path().join("console"))?;
         let cgroups = make_cgroups()?;
@@ -124,7 +129,7 @@ impl SystemdHost {
         command
             .args(["-c", ENTER, "enter"])
             .arg(program.as_ref())
-            .env("CGROUPS", in_words(&self.cgroups))
+            .env("CGROUPS", in_words(&entrances(&self.cgroups)))
             .env("FIRST", self.systemd.to_string());
         command
     }
@@ -202,6 +207,15 @@ fn skipped(reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: no systemd host: {reason}");
 }
 
+/// The root file system that a host gets, if it has been made.
+fn tree(repository: &Path) -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(TREE) {
+        return Some(PathBuf::from(named));
+    }
+    let tree = repository.join("target/hosts").join(SUITE);
+    tree.with_extension("packages").exists().then_some(tree)
+}
+
 fn pidfd_of(pid: Pid) -> anyhow::Result<rustix::fd::OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw()).context("no process")?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
@@ -219,7 +233,8 @@ fn in_words(paths: &[PathBuf]) -> String {
     words.join(" ")
 }
 
-/// A cgroup beneath our own in each hierarchy of the machine.
+/// A cgroup in each hierarchy of the machine: beneath our own, or, where version 2 is alone, beneath its root with all the
+/// controllers there are, because a cgroup with processes hands none down.
 fn make_cgroups() -> anyhow::Result<Vec<PathBuf>> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!(
@@ -229,6 +244,7 @@ fn make_cgroups() -> anyhow::Result<Vec<PathBuf>> {
     );
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let own = fs::read_to_string("/proc/self/cgroup")?;
+    let unified = own.lines().count() == 1;
     let mut made = Vec::new();
     for line in own.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -236,9 +252,17 @@ fn make_cgroups() -> anyhow::Result<Vec<PathBuf>> {
         let Some(mount) = mount_of(&mounts, controllers) else {
             continue;
         };
-        let parent = Path::new(mount).join(path.trim_start_matches('/'));
+        let parent = if unified {
+            hand_down_all(Path::new(mount))?;
+            PathBuf::from(mount)
+        } else {
+            Path::new(mount).join(path.trim_start_matches('/'))
+        };
         let cgroup = parent.join(&name);
         fs::create_dir(&cgroup).with_context(|| cgroup.display().to_string())?;
+        if controllers.is_empty() {
+            fs::create_dir(cgroup.join(ENTERED))?;
+        }
         if controllers.split(',').any(|controller| controller == "cpuset") {
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 fs::write(cgroup.join(file), fs::read(parent.join(file))?)?;
@@ -248,6 +272,22 @@ fn make_cgroups() -> anyhow::Result<Vec<PathBuf>> {
     }
     ensure!(!made.is_empty(), "no cgroup hierarchy is mounted");
     Ok(made)
+}
+
+fn hand_down_all(cgroup: &Path) -> anyhow::Result<()> {
+    let controllers = fs::read_to_string(cgroup.join("cgroup.controllers"))?;
+    let all: String = controllers.split_whitespace().map(|name| format!("+{name} ")).collect();
+    let to = cgroup.join("cgroup.subtree_control");
+    fs::write(&to, all).with_context(|| to.display().to_string())
+}
+
+/// Where in a host's cgroups a process comes in.
+fn entrances(cgroups: &[PathBuf]) -> Vec<PathBuf> {
+    let entrance = |cgroup: &PathBuf| Some(cgroup.join(ENTERED)).filter(|leaf| leaf.exists());
+    cgroups
+        .iter()
+        .map(|cgroup| entrance(cgroup).unwrap_or_else(|| cgroup.clone()))
+        .collect()
 }
 
 /// Where a hierarchy is mounted, by its controllers; without any it is version 2.

@@ -4,6 +4,8 @@
 cd "$(dirname "$0")"
 repository=$(cat repository)
 export HOME=/root CRIO_MANAGER_BIN_DIR="$repository/target/bin" RUST_BACKTRACE=0
+# A systemd host of the tests' own boots what this machine boots, from its disk: the current Debian, and no shared directory.
+export E2E_HOST_TREE=/
 : >ended
 while read -r manager name program arguments; do
     # Before each: what the last one left would be counted as this one's.

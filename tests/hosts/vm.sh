@@ -21,7 +21,7 @@ mkdir "$state/memory"
 cat >"$state/job" <<END
 #!/bin/sh
 ulimit -c 0
-sysctl -q kernel.threads-max=${GUEST_THREADS:-500}
+sysctl -q kernel.threads-max=${GUEST_THREADS:-800}
 # No network but the first gets the devices of tunnels that are built into this kernel.
 sysctl -q net.core.fb_tunnels_only_for_init_net=1
 "$job" >"$state/output" 2>&1

@@ -46,7 +46,7 @@ pub enum ErrorKind {
     TimedOut,
     /// A service of the outside (registry, CNI) does not answer or is not configured.
     Unavailable,
-    /// Credentials are missing or refused.
+    /// Credentials are missing or refused, or the outside does not allow it.
     Denied,
     /// The image is not signed as the policy wants it.
     Untrusted,

@@ -7,7 +7,7 @@ use super::events::What;
 use super::from_checkpoint::FromCheckpoint;
 use super::reap::HalfMade;
 use super::release;
-use super::specify::{blame_named_file, pod_users};
+use super::specify::pod_users;
 use super::under_way::{self, PATIENCE};
 use super::undo::Undo;
 use crate::drivers::seams::{
@@ -269,7 +269,10 @@ impl Lifecycle {
             }
         })
         .await;
-        let launched = launched.map_err(|failed| blame_named_file(&plan.resources, failed));
+        let launched = match launched {
+            Err(failed) => Err(self.blame_limits(&plan.resources, parent, failed).await),
+            launched => launched,
+        };
         let Launched { process, monitor } = launched.in_step("launch monitor")?;
         if plan.mounts.iter().any(|mount| mount.id_mapped) {
             d.bundle

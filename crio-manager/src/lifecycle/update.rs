@@ -3,12 +3,12 @@
 use super::Lifecycle;
 use super::cell::ContainerCell;
 use super::error::{Error, InStep, Step, StepFailed};
-use super::specify::{blame_named_file, specify_update};
+use super::specify::{blame_named_file, blame_parent, specify_update};
 use super::under_way::{self, PATIENCE};
-use crate::drivers::seams::DriverResult;
-use crate::model::SandboxState;
+use crate::drivers::seams::{DriverError, DriverResult};
 use crate::model::container::Resources;
 use crate::model::record::PodResources;
+use crate::model::{CgroupPath, SandboxState};
 use std::sync::Arc;
 use tracing::{info, warn};
 
@@ -79,10 +79,9 @@ impl Lifecycle {
     async fn set_limits(&self, cell: &ContainerCell, json: Vec<u8>, asked: &Resources) -> Result<(), StepFailed> {
         let d = self.drivers();
         let cgroup = cell.cgroup_parent.container(&cell.plan.id);
-        let updated = d.runtime.update(&cell.handler, &cell.plan.id, json).await;
-        updated
-            .map_err(|failed| blame_named_file(asked, failed))
-            .in_step("update")?;
+        if let Err(failed) = d.runtime.update(&cell.handler, &cell.plan.id, json).await {
+            return Err(self.blame_limits(asked, &cell.cgroup_parent, failed).await).in_step("update");
+        }
         d.cgroup.complete_limits(&cgroup, asked).step("complete limits").await?;
         if asked.oom_score_adj != 0 {
             let score = self.reachable_oom_score(asked.oom_score_adj);
@@ -92,6 +91,20 @@ impl Lifecycle {
                 .await?;
         }
         Ok(())
+    }
+
+    /// A runtime that fails over a limit: the request, or its parent's limits, are named where they are the reason.
+    pub(super) async fn blame_limits(
+        &self,
+        asked: &Resources,
+        parent: &CgroupPath,
+        failed: DriverError,
+    ) -> DriverError {
+        let failed = blame_named_file(asked, failed);
+        match self.drivers().cgroup.limits(parent, Vec::new()).await {
+            Ok(has) => blame_parent(asked, parent, &has, failed),
+            Err(_unreadable) => failed,
+        }
     }
 
     /// Runtimes differ in what they take back when a limit in the middle is refused: all is set as it was.

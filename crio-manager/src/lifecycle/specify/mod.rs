@@ -11,7 +11,7 @@ mod security;
 
 pub(super) use exec::specify_exec;
 pub(super) use namespaces::pod_users;
-pub(super) use resources::{blame_named_file, specify_update};
+pub(super) use resources::{blame_named_file, blame_parent, specify_update};
 
 use super::Lifecycle;
 use crate::drivers::seams::{DriverError, ErrorKind};

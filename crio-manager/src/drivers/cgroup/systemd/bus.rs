@@ -3,6 +3,7 @@
 //! Source: org.freedesktop.systemd1(5), systemd.scope(5).
 
 use super::Error;
+use crate::drivers::seams::ErrorKind;
 use futures::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,9 @@ use zbus::{MatchRule, MessageStream, message};
 /// How long a connection, and a plain question, may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a unit that is in the way may take to stop. Systemd kills what is in it after a time of its own.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
 /// When a question that nobody waits for any more is given up.
 const LATE_LIMIT: Duration = Duration::from_secs(600);
 
@@ -25,6 +29,9 @@ const JOBS_KEPT: usize = 8;
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
+/// Where a scope says what its cgroup is.
+const SCOPE_INTERFACE: &str = "org.freedesktop.systemd1.Scope";
 
 type Properties<'a> = [(&'a str, Value<'a>)];
 
@@ -45,6 +52,7 @@ trait Manager {
     ) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn set_unit_properties(&self, name: &str, runtime: bool, properties: &Properties<'_>) -> zbus::Result<()>;
 }
 
@@ -114,18 +122,57 @@ impl Bus {
         }
     }
 
-    /// Sees to it that a unit without processes is no longer known, failed or not. In the usual case it is not.
+    /// Sees to it that a unit without processes is no longer known, failed or not. In the usual case it is not. What is in
+    /// one that has some is asked to end, and waited for at most `STOP_LIMIT`.
     pub(super) async fn forget(&self, unit: &str) -> Result<(), Error> {
         let what = || format!("forget {unit}");
-        let link = self.link(&what).await?;
-        let mut answer = within(CALL_LIMIT, &what, link.manager.reset_failed_unit(unit)).await?;
-        if answer.is_ok() {
-            let stopped = link.manager.stop_unit(unit, "replace");
-            answer = within(CALL_LIMIT, &what, stopped).await?.map(drop);
+        if !self.reset_failed(unit).await? {
+            return Ok(());
         }
-        match answer {
-            Ok(()) => Ok(()),
+        let link = self.link(&what).await?;
+        let mut awaited = link.jobs.await_unit(unit);
+        let stopped = link.manager.stop_unit(unit, "replace");
+        match within(CALL_LIMIT, &what, stopped).await? {
+            Ok(job) => {
+                if timeout(STOP_LIMIT, awaited.end_of(&job)).await.is_err() {
+                    tracing::debug!(unit, ?STOP_LIMIT, "still not stopped, going on");
+                }
+                Ok(())
+            }
             Err(error) if is_named(&error, NO_SUCH_UNIT) => Ok(()),
+            Err(error) => Err(self.failed(&what, error).await),
+        }
+    }
+
+    /// Has systemd forget that a unit failed, and with it the unit, where nothing else keeps it. Whether there was one.
+    pub(super) async fn reset_failed(&self, unit: &str) -> Result<bool, Error> {
+        let what = || format!("forget {unit}");
+        let link = self.link(&what).await?;
+        match within(CALL_LIMIT, &what, link.manager.reset_failed_unit(unit)).await? {
+            Ok(()) => Ok(true),
+            Err(error) if is_named(&error, NO_SUCH_UNIT) => Ok(false),
+            Err(error) => Err(self.failed(&what, error).await),
+        }
+    }
+
+    /// The cgroup of a scope, below the root; `None` of one that has none (it has ended, or is not there).
+    pub(super) async fn cgroup_of(&self, unit: &str) -> Result<Option<String>, Error> {
+        let what = || format!("look at {unit}");
+        let link = self.link(&what).await?;
+        let asked = async {
+            let path = link.manager.get_unit(unit).await?;
+            let scope = zbus::Proxy::new(
+                link.manager.inner().connection(),
+                link.manager.inner().destination().to_owned(),
+                path,
+                SCOPE_INTERFACE,
+            )
+            .await?;
+            scope.get_property::<String>("ControlGroup").await
+        };
+        match within(CALL_LIMIT, &what, asked).await? {
+            Ok(cgroup) => Ok(Some(cgroup).filter(|cgroup| !cgroup.is_empty())),
+            Err(error) if is_named(&error, NO_SUCH_UNIT) => Ok(None),
             Err(error) => Err(self.failed(&what, error).await),
         }
     }
@@ -149,9 +196,7 @@ impl Bus {
             if let Some(link) = link.as_ref().filter(|link| !link.reader.is_finished()) {
                 return Ok(link.clone());
             }
-            let new = Link::open()
-                .await
-                .map_err(|error| Error::Unreachable(Box::new(error)))?;
+            let new = Link::open().await.map_err(|error| unreachable(what(), error))?;
             *link = Some(new.clone());
             Ok(new)
         })
@@ -161,10 +206,7 @@ impl Bus {
     /// A refusal is systemd's; anything else ends the connection.
     async fn failed(&self, what: &impl Fn() -> String, source: zbus::Error) -> Error {
         if matches!(source, zbus::Error::MethodError(..)) {
-            return Error::Refused {
-                what: what(),
-                source: Box::new(source),
-            };
+            return refused(what(), source);
         }
         tracing::debug!(error = %source, "D-Bus, connecting anew the next time");
         *self.link.lock().await = None;
@@ -266,6 +308,57 @@ async fn within<T>(limit: Duration, what: &impl Fn() -> String, work: impl Futur
         .map_err(|_elapsed| Error::Slow { what: what(), limit })
 }
 
+/// An error that the bus or systemd answered with.
+fn refused(what: String, source: zbus::Error) -> Error {
+    let kind = match &source {
+        zbus::Error::MethodError(name, ..) => kind_of(name),
+        _ => ErrorKind::Failed,
+    };
+    let source = Box::new(source);
+    Error::Refused { what, kind, source }
+}
+
+/// No connection, or one on which systemd cannot be asked.
+fn unreachable(what: String, source: zbus::Error) -> Error {
+    if matches!(source, zbus::Error::MethodError(..)) {
+        return refused(what, source);
+    }
+    let source = Box::new(source);
+    Error::Unreachable { what, source }
+}
+
+/// What an error's name means to whoever asked: the bus itself speaks so when systemd is not on it, or not allowed.
+///
+/// Source: the D-Bus specification, sd-bus-errors(3).
+fn kind_of(name: &str) -> ErrorKind {
+    match name.strip_prefix("org.freedesktop.DBus.Error.") {
+        Some("AccessDenied" | "InteractiveAuthorizationRequired") => ErrorKind::Denied,
+        Some("LimitsExceeded" | "NoMemory") => ErrorKind::Exhausted,
+        Some("ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected" | "NoServer") => ErrorKind::Unavailable,
+        Some("Timeout" | "TimedOut") => ErrorKind::TimedOut,
+        _ => ErrorKind::Failed,
+    }
+}
+
 fn is_named(error: &zbus::Error, name: &str) -> bool {
     matches!(error, zbus::Error::MethodError(found, ..) if found.as_str() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answered_error_says_whether_asking_again_may_help() {
+        for (name, kind) in [
+            ("org.freedesktop.DBus.Error.AccessDenied", ErrorKind::Denied),
+            ("org.freedesktop.DBus.Error.LimitsExceeded", ErrorKind::Exhausted),
+            ("org.freedesktop.DBus.Error.ServiceUnknown", ErrorKind::Unavailable),
+            ("org.freedesktop.DBus.Error.NoReply", ErrorKind::Unavailable),
+            ("org.freedesktop.systemd1.UnitMasked", ErrorKind::Failed),
+            ("AccessDenied", ErrorKind::Failed),
+        ] {
+            assert_eq!(kind_of(name), kind, "{name}");
+        }
+    }
 }

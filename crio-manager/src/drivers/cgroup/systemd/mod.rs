@@ -38,18 +38,24 @@ const HOLDER: &str = "holder";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("D-Bus cannot be reached")]
-    Unreachable(#[source] Box<zbus::Error>),
+    #[error("D-Bus cannot be reached: {what}")]
+    Unreachable { what: String, source: Box<zbus::Error> },
     #[error("D-Bus: the connection was lost: {what}")]
     Lost { what: String },
     #[error("D-Bus: no answer from systemd within {limit:?}: {what}")]
     Slow { what: String, limit: Duration },
     #[error("systemd: {what}")]
-    Refused { what: String, source: Box<zbus::Error> },
+    Refused {
+        what: String,
+        kind: ErrorKind,
+        source: Box<zbus::Error>,
+    },
     #[error("systemd: {what}: its job ended as {result:?}")]
     Job { what: String, result: String },
     #[error("systemd has made {unit} elsewhere than at {cgroup}")]
     Elsewhere { unit: String, cgroup: CgroupPath },
+    #[error("systemd: start {unit}: a unit of this name is there already, {found}, and does not go; stop it")]
+    Exists { unit: String, found: String },
     #[error("{}, which holds a scope until its monitor is there", path.display())]
     Holder { path: PathBuf, source: std::io::Error },
 }
@@ -58,9 +64,11 @@ impl Error {
     /// For whoever asked.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unreachable(_) | Self::Lost { .. } => ErrorKind::Unavailable,
+            Self::Unreachable { .. } | Self::Lost { .. } => ErrorKind::Unavailable,
             Self::Slow { .. } => ErrorKind::TimedOut,
-            Self::Refused { .. } | Self::Job { .. } | Self::Elsewhere { .. } | Self::Holder { .. } => ErrorKind::Failed,
+            Self::Refused { kind, .. } => *kind,
+            Self::Exists { .. } => ErrorKind::InUse,
+            Self::Job { .. } | Self::Elsewhere { .. } | Self::Holder { .. } => ErrorKind::Failed,
         }
     }
 }
@@ -150,16 +158,23 @@ impl Systemd {
                 self.bus.forget(&scope.unit).await?;
                 match self.start_scope(scope).await? {
                     (Start::Made, holder) => holder,
-                    (Start::Exists, _) => {
-                        let why = format!("systemd: start {}: it is there already, and does not go", scope.unit);
-                        return Err(DriverError::new(ErrorKind::InUse, why));
-                    }
+                    (Start::Exists, _) => return Err(self.in_the_way(scope).await?.into()),
                 }
             }
         };
         self.is_inside(&holder, scope).await?;
         self.hold_everywhere(&holder, scope).await?;
         Ok(holder)
+    }
+
+    /// What to say of a unit that has the name of one that is to be made.
+    async fn in_the_way(&self, scope: &Scope) -> Result<Error, Error> {
+        let found = match self.bus.cgroup_of(&scope.unit).await? {
+            Some(cgroup) => format!("at {cgroup}"),
+            None => "without a cgroup".to_owned(),
+        };
+        let unit = scope.unit.clone();
+        Ok(Error::Exists { unit, found })
     }
 
     /// The holder is in the scope's cgroup of every hierarchy, so that none is taken away before the monitor is there. On
@@ -188,6 +203,11 @@ impl Systemd {
         Err(Error::Elsewhere { unit, cgroup }.into())
     }
 
+    async fn is_in_place(&self, scope: &Scope) -> Result<bool, Error> {
+        let cgroup = self.bus.cgroup_of(&scope.unit).await?;
+        Ok(cgroup.is_some_and(|cgroup| cgroup == scope.cgroup.to_string()))
+    }
+
     /// Sees to it that the delegated scope is there, and stays.
     async fn keep(&self, scope: &Scope) -> DriverResult<()> {
         let mut kept = self.delegated.lock().await;
@@ -197,8 +217,16 @@ impl Systemd {
         {
             return Ok(());
         }
-        // One that exists has monitors of an earlier daemon's in it.
-        let (start, holder) = self.start_scope(scope).await?;
+        let (mut start, mut holder) = self.start_scope(scope).await?;
+        // One that is in its place has monitors of an earlier daemon's in it. One that failed is in none, and what is
+        // elsewhere is not stopped: monitors may be in it.
+        if start == Start::Exists && !self.is_in_place(scope).await? {
+            self.bus.reset_failed(&scope.unit).await?;
+            (start, holder) = self.start_scope(scope).await?;
+            if start == Start::Exists && !self.is_in_place(scope).await? {
+                return Err(self.in_the_way(scope).await?.into());
+            }
+        }
         if start == Start::Made {
             self.is_inside(&holder, scope).await?;
         }
