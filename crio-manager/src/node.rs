@@ -34,7 +34,7 @@ use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
 use crate::service::inspect::{Inspection, Told};
-use crate::service::listener::{self, CallSpans, SocketFile};
+use crate::service::listener::{self, CallSpans};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
 use crate::spans::{self, TracedCalls};
@@ -56,7 +56,6 @@ use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -118,13 +117,14 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
     let spans = spans::Export::start(&config.tracing)?;
-    let (drivers, images) = drivers(&config, handed.kept).await?;
+    let store = systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, handed.processes)));
+    let (drivers, images) = drivers(&config, store.clone()).await?;
     let counts = metrics::Counts::default();
     let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
-    let socket = listener::listen(&config.api.listen, handed.sockets).await?;
+    let socket = listener::listen(&config.api.listen, handed.sockets, store.as_deref()).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
     let streaming = streaming_server(&config).await?;
     let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone(), streaming.urls()))
@@ -147,11 +147,12 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     };
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
-    let greeting = match socket.file {
-        SocketFile::HandedOver => GREETING,
-        SocketFile::Made(..) => Duration::ZERO,
+    let greeting = if socket.file.outlives_us() {
+        GREETING
+    } else {
+        Duration::ZERO
     };
-    // Whoever comes after the stop is not accepted: on a socket that was handed over the next daemon does that.
+    // Whoever comes after the stop is not accepted: on a socket that outlives us the next daemon does that.
     let connections = UnixListenerStream::new(socket.listener)
         .take_until(async move {
             // The sender lives until the server has ended.
@@ -220,7 +221,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
         warn!("the image store is still busy, leaving; the next start removes what is half-made");
     }
     spans.stop().await;
-    socket.file.remove();
+    socket.file.remove().await;
     info!("stopped; containers go on");
     Ok(())
 }
@@ -382,7 +383,7 @@ pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<(Drivers, ImageStore)> {
+pub(crate) async fn drivers(config: &Config, store: Option<Arc<FdStore>>) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
@@ -421,9 +422,7 @@ pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> an
     let drivers = Drivers {
         runtime,
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
-        process: Arc::new(HostProcesses {
-            store: systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, kept))),
-        }),
+        process: Arc::new(HostProcesses { store }),
         cgroup: cgroups(config)?,
         namespaces: Arc::new(
             Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?)

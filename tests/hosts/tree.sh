@@ -12,6 +12,7 @@ bookworm) ;;
 *) # a whole machine: what the tests need besides, and what Debian 12 has not or has too old
     packages+=,docker-registry,apache2-utils,openssl,ca-certificates,jq,strace,python3,nodejs,busybox,conntrack
     packages+=,apparmor,criu,libcriu2,e2fsprogs
+    packages+=,make,binutils # contrib/deb.sh
     ;;
 esac
 

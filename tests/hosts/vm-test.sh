@@ -50,7 +50,7 @@ else
     done
     one cgroupfs conformance apparmor
     # On a systemd of their own, which takes from the guest its files and version 2.
-    for name in systemd_host systemd_cgroups; do
+    for name in systemd_host systemd_cgroups systemd_service package; do
         one systemd $name
     done
 fi
