@@ -20,7 +20,7 @@ use crate::drivers::namespaces::user_namespaces;
 use crate::drivers::namespaces::{Namespaces, Sysctl};
 use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
-use crate::drivers::process::HostProcesses;
+use crate::drivers::process::{self, HostProcesses};
 use crate::drivers::record_file::make_private_dir;
 use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
@@ -73,6 +73,9 @@ const OURS: &str = "crio-manager";
 /// How often runtimes and the state directory are looked at.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
 
+/// How often memory is given back that work has left.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
+
 /// How long verbs under way may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -94,6 +97,7 @@ pub fn serve(config: Config, reload: Reload, handed: HandedOver) -> anyhow::Resu
     if let Err(error) = child::raise_open_files() {
         warn!(%error, "raise the limit of open files, ignoring");
     }
+    process::share_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
@@ -172,6 +176,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
             let _ = stopped.wait_for(|stop| *stop).await;
             tokio::time::sleep(greeting).await;
         });
+    tokio::spawn(keep_giving_back_memory());
     let (told_wrong, wrong) = tokio::sync::watch::channel(None);
     let signals = async {
         systemd::ready(&lifecycle, &wrong).await;
@@ -221,6 +226,16 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     socket.file.remove().await;
     info!("stopped; containers go on");
     Ok(())
+}
+
+/// The start is the first burst of work.
+async fn keep_giving_back_memory() {
+    loop {
+        if tokio::task::spawn_blocking(process::give_back_memory).await.is_err() {
+            return; // the daemon ends
+        }
+        tokio::time::sleep(GIVE_BACK_EVERY).await;
+    }
 }
 
 /// Brings the images of an archive or layout on this node into its image store: id and names of each.
