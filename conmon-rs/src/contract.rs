@@ -194,5 +194,27 @@ mod tests {
             let _ = parse_log_line(&bytes);
             let _ = parse_attach_packet(&bytes);
         }
+
+        #[test]
+        fn a_damaged_record_is_none_or_reads_as_it_stands(
+            content in proptest::collection::vec(any::<u8>(), 0..40),
+            harms in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_usize..3), 1..4),
+        ) {
+            let head = b"2026-11-21T22:34:57.970319516+00:00 stderr P ".to_vec();
+            let mut line = [head, content].concat();
+            for (at, byte, harm) in harms {
+                let at = at.index(line.len().max(1)).min(line.len());
+                match harm {
+                    0 => line.truncate(at),
+                    1 => line.insert(at, byte),
+                    _ => line.iter_mut().skip(at).take(1).for_each(|place| *place = byte),
+                }
+            }
+            if let Some(record) = parse_log_line(&line) {
+                let tag = if record.partial { b"P" } else { b"F" };
+                let fields = [record.time, record.stream.name().as_bytes(), tag, record.content];
+                prop_assert!(fields.join(&b' ') == line.strip_suffix(b"\n").unwrap_or(&line));
+            }
+        }
     }
 }

@@ -95,6 +95,8 @@ pub struct RuntimeConfig {
     pub log_level: LogLevel,
     /// `None`: the built-in profile.
     pub seccomp_profile: Option<PathBuf>,
+    pub selinux: bool,
+    pub hostnetwork_disable_selinux: bool,
     pub read_only: bool,
     pub no_pivot: bool,
     pub disable_hostport_mapping: bool,
@@ -212,6 +214,8 @@ impl Default for Config {
                 log_size_max: Limit::Unlimited,
                 log_level: LogLevel::Info,
                 seccomp_profile: None,
+                selinux: true,
+                hostnetwork_disable_selinux: true,
                 read_only: false,
                 no_pivot: false,
                 disable_hostport_mapping: false,

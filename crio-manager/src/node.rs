@@ -9,7 +9,7 @@ use crate::drivers::additions::NodeFiles;
 use crate::drivers::bundle::BundleDirs;
 use crate::drivers::cgroup::Mode;
 use crate::drivers::cgroup::cgroupfs::Cgroupfs;
-use crate::drivers::cgroup::systemd::{Systemd, delegated};
+use crate::drivers::cgroup::systemd::{Calls, Systemd, delegated};
 use crate::drivers::child;
 use crate::drivers::clock::HostClock;
 use crate::drivers::fd_store::FdStore;
@@ -20,21 +20,23 @@ use crate::drivers::namespaces::user_namespaces;
 use crate::drivers::namespaces::{Namespaces, Sysctl};
 use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
-use crate::drivers::process::HostProcesses;
+use crate::drivers::process::{self, HostProcesses};
 use crate::drivers::record_file::make_private_dir;
 use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
+use crate::drivers::selinux;
 use crate::drivers::store::RecordFiles;
 use crate::lifecycle::{ImageVolumes, Lifecycle, SpecDefaults};
 use crate::metrics::{self, CountedCalls, Exposition};
 use crate::model::CgroupPath;
 use crate::model::record::Handler;
+use crate::model::selinux::HostLabels;
 use crate::model::trust::TrustPolicy;
 use crate::reload::Reload;
 use crate::service::admission::{Admission, CALLS_AT_ONCE, STREAMS_AT_ONCE};
 use crate::service::image::Images;
 use crate::service::inspect::{Inspection, Told};
-use crate::service::listener::{self, CallSpans, SocketFile};
+use crate::service::listener::{self, CallSpans};
 use crate::service::manager::{self, Manager};
 use crate::service::runtime::Runtime;
 use crate::spans::{self, TracedCalls};
@@ -56,7 +58,6 @@ use oci_spec::runtime::{Capability, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -71,6 +72,9 @@ const OURS: &str = "crio-manager";
 
 /// How often runtimes and the state directory are looked at.
 const PROBE_EVERY: Duration = Duration::from_secs(30);
+
+/// How often memory is given back that work has left.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(30);
 
 /// How long verbs under way may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -93,6 +97,7 @@ pub fn serve(config: Config, reload: Reload, handed: HandedOver) -> anyhow::Resu
     if let Err(error) = child::raise_open_files() {
         warn!(%error, "raise the limit of open files, ignoring");
     }
+    process::share_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
@@ -114,13 +119,14 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
 
     let spans = spans::Export::start(&config.tracing)?;
-    let (drivers, images) = drivers(&config, handed.kept).await?;
+    let store = systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, handed.processes)));
     let counts = metrics::Counts::default();
+    let (drivers, images) = drivers(&config, store.clone(), &counts.systemd).await?;
     let lifecycle = Lifecycle::new(metrics::counted(drivers, &counts), spec_defaults(&config)?);
     lifecycle.restore().await.context("restore")?;
     tokio::spawn(lifecycle.clone().keep_measuring_layers());
 
-    let socket = listener::listen(&config.api.listen, handed.sockets).await?;
+    let socket = listener::listen(&config.api.listen, handed.sockets, store.as_deref()).await?;
     let (receive, send) = (config.api.grpc_max_recv_msg_size, config.api.grpc_max_send_msg_size);
     let streaming = streaming_server(&config).await?;
     let runtime = RuntimeServiceServer::new(Runtime::new(lifecycle.clone(), streaming.urls()))
@@ -143,11 +149,12 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     };
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
-    let greeting = match socket.file {
-        SocketFile::HandedOver => GREETING,
-        SocketFile::Made(..) => Duration::ZERO,
+    let greeting = if socket.file.outlives_us() {
+        GREETING
+    } else {
+        Duration::ZERO
     };
-    // Whoever comes after the stop is not accepted: on a socket that was handed over the next daemon does that.
+    // Whoever comes after the stop is not accepted: on a socket that outlives us the next daemon does that.
     let connections = UnixListenerStream::new(socket.listener)
         .take_until(async move {
             // The sender lives until the server has ended.
@@ -169,6 +176,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
             let _ = stopped.wait_for(|stop| *stop).await;
             tokio::time::sleep(greeting).await;
         });
+    tokio::spawn(keep_giving_back_memory());
     let (told_wrong, wrong) = tokio::sync::watch::channel(None);
     let signals = async {
         systemd::ready(&lifecycle, &wrong).await;
@@ -215,9 +223,19 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
         warn!("the image store is still busy, leaving; the next start removes what is half-made");
     }
     spans.stop().await;
-    socket.file.remove();
+    socket.file.remove().await;
     info!("stopped; containers go on");
     Ok(())
+}
+
+/// The start is the first burst of work.
+async fn keep_giving_back_memory() {
+    loop {
+        if tokio::task::spawn_blocking(process::give_back_memory).await.is_err() {
+            return; // the daemon ends
+        }
+        tokio::time::sleep(GIVE_BACK_EVERY).await;
+    }
 }
 
 /// Brings the images of an archive or layout on this node into its image store: id and names of each.
@@ -367,7 +385,11 @@ pub(crate) fn resolve_roots(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> anyhow::Result<(Drivers, ImageStore)> {
+pub(crate) async fn drivers(
+    config: &Config,
+    store: Option<Arc<FdStore>>,
+    calls: &Calls,
+) -> anyhow::Result<(Drivers, ImageStore)> {
     let (state, run) = (&config.manager.state_dir, &config.crio.runroot.join(OURS));
     make_private_dir(run).with_context(|| format!("runroot {}", run.display()))?;
     let records = RecordFiles::open(state.join("records")).context("records")?;
@@ -406,10 +428,8 @@ pub(crate) async fn drivers(config: &Config, kept: Vec<(String, OwnedFd)>) -> an
     let drivers = Drivers {
         runtime,
         monitor: Arc::new(monitor.open().context("directories of the monitor")?),
-        process: Arc::new(HostProcesses {
-            store: systemd::notify_socket().map(|socket| Arc::new(FdStore::open(socket, kept))),
-        }),
-        cgroup: cgroups(config)?,
+        process: Arc::new(HostProcesses { store }),
+        cgroup: cgroups(config, calls)?,
         namespaces: Arc::new(
             Namespaces::open(&config.runtime.namespaces_dir, default_sysctls(config)?)
                 .context("namespaces_dir")?
@@ -435,13 +455,14 @@ pub fn handlers(config: &Config) -> BTreeMap<String, Handler> {
         .collect()
 }
 
-fn cgroups(config: &Config) -> anyhow::Result<Arc<dyn Cgroups>> {
+fn cgroups(config: &Config, calls: &Calls) -> anyhow::Result<Arc<dyn Cgroups>> {
     let files = Cgroupfs::detect().context("cgroups")?;
     Ok(match config.runtime.cgroup_manager {
         CgroupManager::Cgroupfs => Arc::new(files),
         CgroupManager::Systemd => Arc::new(Systemd::new(
             files.owned_by_systemd(),
             config.manager.pause_path.clone(),
+            calls.clone(),
         )),
     })
 }
@@ -540,12 +561,25 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
         pause_path: pause_path.canonicalize().unwrap_or(pause_path),
         apparmor: std::fs::read("/sys/module/apparmor/parameters/enabled")
             .is_ok_and(|enabled| enabled.starts_with(b"Y")),
+        selinux: selinux_of_containers(config)?,
         user_namespaces: user_namespaces(config).inspect_err(|why| info!(why, "pods can have no user namespaces")),
         trust: TrustPolicy {
             untrusted_handler: Some(config.manager.untrusted_runtime.clone()).filter(|name| !name.is_empty()),
             unsaid: config.manager.default_workload_trust,
         },
     })
+}
+
+/// What SELinux gives containers here.
+fn selinux_of_containers(config: &Config) -> anyhow::Result<Option<HostLabels>> {
+    if !config.runtime.selinux {
+        return Ok(None);
+    }
+    let labels = selinux::detect().context("SELinux")?;
+    Ok(labels.map(|mut labels| {
+        labels.host_network_is_unconfined = config.runtime.hostnetwork_disable_selinux;
+        labels
+    }))
 }
 
 /// Whether pods can have user namespaces, or why not.

@@ -5,6 +5,7 @@
 
 use crate::drivers::{fd_store, readiness};
 use crate::lifecycle::{Lifecycle, Look};
+use crate::service::listener::HandedSockets;
 use crate::service::local;
 use anyhow::Context as _;
 use cri::v1::StatusRequest;
@@ -31,20 +32,23 @@ const PINGS_PER_WATCHDOG: u32 = 3;
 /// What the service manager had open for us at start.
 #[derive(Debug, Default)]
 pub struct HandedOver {
-    /// What its socket unit listens on.
-    pub sockets: Vec<OwnedFd>,
-    /// What an earlier daemon had it keep, by name.
-    pub kept: Vec<(String, OwnedFd)>,
+    /// What there is to listen on.
+    pub sockets: HandedSockets,
+    /// The processes that an earlier daemon had it keep, by name.
+    pub processes: Vec<(String, OwnedFd)>,
 }
 
 impl HandedOver {
     /// Takes it, once, before this process opens anything itself. Errors: the environment contradicts itself.
     pub fn take() -> anyhow::Result<Self> {
         let handed = readiness::handed_over().context("LISTEN_FDS: what the service manager hands over")?;
-        let (kept, sockets): (Vec<_>, Vec<_>) = handed.into_iter().partition(|(name, _)| fd_store::is_ours(name));
+        let (processes, sockets): (Vec<_>, Vec<_>) =
+            handed.into_iter().partition(|(name, _)| fd_store::is_process(name));
+        let (own, of_unit): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|(name, _)| fd_store::is_own_socket(name));
+        let of_unit = of_unit.into_iter().map(|(_, socket)| socket).collect();
         Ok(Self {
-            sockets: sockets.into_iter().map(|(_, socket)| socket).collect(),
-            kept,
+            sockets: HandedSockets { of_unit, own },
+            processes,
         })
     }
 }

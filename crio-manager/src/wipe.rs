@@ -43,7 +43,7 @@ async fn run(mut config: Config, scope: Scope, dry_run: bool) -> anyhow::Result<
     node::resolve_roots(&mut config)?;
     let _images_lock = node::lock_images(&config)?;
     let _state_lock = node::lock(&config.manager.state_dir)?;
-    let (drivers, store) = node::drivers(&config, Vec::new()).await?;
+    let (drivers, store) = node::drivers(&config, None, &Default::default()).await?;
     let lifecycle = Lifecycle::new(drivers, node::spec_defaults(&config)?);
     let drivers = lifecycle.drivers();
     let images = match scope {

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crio_manager::drivers::image::{Error, FileOwner, ImageId, ImageStore};
+use crio_manager::model::selinux::View;
 use support::{
     Form, TestImage, compress, config_in, in_own_mount_namespace, layer_count, leftovers, sha256, store_in, tar_of,
 };
@@ -56,7 +57,10 @@ fn an_image_is_mounted_written_to_and_unmounted() {
         let directory = tempfile::tempdir().unwrap();
         let store = store_in(directory.path(), &[]).await;
         let image = load(&store, &whiteout_image(), None).await;
-        let rootfs = store.mount_rootfs(&container(1), &image, None).await.unwrap();
+        let rootfs = store
+            .mount_rootfs(&container(1), &image, &View::default())
+            .await
+            .unwrap();
         assert_eq!(rootfs.path, store.rootfs_path(&container(1)).unwrap());
         let names = |path: &str| {
             let entries = fs::read_dir(rootfs.path.join(path)).unwrap();
@@ -75,10 +79,16 @@ fn an_image_is_mounted_written_to_and_unmounted() {
 
         // Writing is the container's own affair.
         fs::write(rootfs.path.join("keep"), "mine").unwrap();
-        let other = store.mount_rootfs(&container(2), &image, None).await.unwrap();
+        let other = store
+            .mount_rootfs(&container(2), &image, &View::default())
+            .await
+            .unwrap();
         assert_eq!(fs::read_to_string(other.path.join("keep")).unwrap(), "1");
         assert_eq!(
-            store.mount_rootfs(&container(1), &image, None).await.unwrap(),
+            store
+                .mount_rootfs(&container(1), &image, &View::default())
+                .await
+                .unwrap(),
             rootfs,
             "mounting again changes nothing"
         );
@@ -109,7 +119,7 @@ fn an_image_is_mounted_written_to_and_unmounted() {
         for bad in ["", "..", "../../etc", &"A".repeat(64)] {
             assert!(
                 matches!(
-                    store.mount_rootfs(bad, &image, None).await,
+                    store.mount_rootfs(bad, &image, &View::default()).await,
                     Err(Error::InvalidContainerId(_))
                 ),
                 "{bad}"
@@ -131,7 +141,10 @@ fn images_of_no_one_and_of_many_layers_are_mounted() {
         let directory = tempfile::tempdir().unwrap();
         let store = store_in(directory.path(), &[]).await;
         let none = load(&store, &TestImage::new(&[]), None).await;
-        let rootfs = store.mount_rootfs(&container(1), &none, None).await.unwrap();
+        let rootfs = store
+            .mount_rootfs(&container(1), &none, &View::default())
+            .await
+            .unwrap();
         assert_eq!(fs::read_dir(&rootfs.path).unwrap().count(), 0);
         fs::write(rootfs.path.join("file"), "x").unwrap();
 
@@ -146,7 +159,10 @@ fn images_of_no_one_and_of_many_layers_are_mounted() {
             .collect();
         layers.push(layers[7].clone());
         let many = load(&store, &TestImage::new(&layers), None).await;
-        let rootfs = store.mount_rootfs(&container(2), &many, None).await.unwrap();
+        let rootfs = store
+            .mount_rootfs(&container(2), &many, &View::default())
+            .await
+            .unwrap();
         assert_eq!(fs::read_dir(&rootfs.path).unwrap().count(), 121);
         assert_eq!(fs::read_to_string(rootfs.path.join("last")).unwrap(), "7");
         for number in [1, 2] {
@@ -166,8 +182,14 @@ fn a_restart_disturbs_no_mount_and_keeps_its_layers() {
         let root = directory.path().to_owned();
         let store = store_in(&root, &[]).await;
         let image = load(&store, &whiteout_image(), Some("r.example/app:1")).await;
-        let rootfs = store.mount_rootfs(&container(1), &image, None).await.unwrap();
-        store.mount_rootfs(&container(2), &image, None).await.unwrap();
+        let rootfs = store
+            .mount_rootfs(&container(1), &image, &View::default())
+            .await
+            .unwrap();
+        store
+            .mount_rootfs(&container(2), &image, &View::default())
+            .await
+            .unwrap();
         // One record is lost; the mount itself tells what it lies on.
         fs::remove_file(root.join("containers").join(container(2)).join("rootfs.json")).unwrap();
         assert!(matches!(
@@ -208,17 +230,26 @@ fn an_image_that_is_a_volume_stays_until_its_container_goes() {
         let base = load(&store, &base, Some("r.example/base:1")).await;
         let image = load(&store, &whiteout_image(), Some("r.example/app:1")).await;
         assert!(matches!(
-            store.mount_volume(&container(1), 0, &image, "", None).await,
+            store.mount_volume(&container(1), 0, &image, "", &View::default()).await,
             Err(Error::NoRootfs(_))
         ));
-        store.mount_rootfs(&container(1), &base, None).await.unwrap();
-        let all = store.mount_volume(&container(1), 0, &image, "", None).await.unwrap();
+        store
+            .mount_rootfs(&container(1), &base, &View::default())
+            .await
+            .unwrap();
+        let all = store
+            .mount_volume(&container(1), 0, &image, "", &View::default())
+            .await
+            .unwrap();
         let part = store
-            .mount_volume(&container(1), 7, &image, "/dir", None)
+            .mount_volume(&container(1), 7, &image, "/dir", &View::default())
             .await
             .unwrap();
         assert_eq!(
-            store.mount_volume(&container(1), 0, &image, "", None).await.unwrap(),
+            store
+                .mount_volume(&container(1), 0, &image, "", &View::default())
+                .await
+                .unwrap(),
             all
         );
         assert_eq!(mounts_below(&root).len(), 3);
@@ -227,7 +258,7 @@ fn an_image_that_is_a_volume_stays_until_its_container_goes() {
 
         store.remove("r.example/app:1", |_| false).await.unwrap();
         assert!(matches!(
-            store.mount_volume(&container(1), 1, &image, "", None).await,
+            store.mount_volume(&container(1), 1, &image, "", &View::default()).await,
             Err(Error::NoSuchImage(_))
         ));
         assert_eq!(layer_count(&root), 3, "what is mounted stays");
@@ -236,7 +267,10 @@ fn an_image_that_is_a_volume_stays_until_its_container_goes() {
         let store = store_in(&root, &[]).await;
         assert_eq!((layer_count(&root), mounts_below(&root).len()), (3, 3));
         assert_eq!(fs::read_to_string(all.join("changed")).unwrap(), "2");
-        store.mount_rootfs(&container(1), &base, None).await.unwrap();
+        store
+            .mount_rootfs(&container(1), &base, &View::default())
+            .await
+            .unwrap();
         store.shutdown().await;
         drop(store);
 
@@ -283,7 +317,10 @@ fn an_unmount_accepts_what_is_half_made_and_never_leaves_its_mount() {
         store.unmount_rootfs(&container(3)).await.unwrap();
         // A link in the writable layer is removed, not followed; a busy root file system is detached.
         let image = load(&store, &whiteout_image(), None).await;
-        let rootfs = store.mount_rootfs(&container(4), &image, None).await.unwrap();
+        let rootfs = store
+            .mount_rootfs(&container(4), &image, &View::default())
+            .await
+            .unwrap();
         std::os::unix::fs::symlink(&precious, rootfs.path.join("link")).unwrap();
         let _busy = fs::File::open(rootfs.path.join("keep")).unwrap();
         store.unmount_rootfs(&container(4)).await.unwrap();
@@ -302,7 +339,7 @@ fn a_mount_that_fails_leaves_nothing() {
         let store = store_in(directory.path(), &[]).await;
         let missing = ImageId::of_config(b"{}");
         assert!(matches!(
-            store.mount_rootfs(&container(1), &missing, None).await,
+            store.mount_rootfs(&container(1), &missing, &View::default()).await,
             Err(Error::NoSuchImage(_))
         ));
         let built = whiteout_image();
@@ -319,13 +356,22 @@ fn a_mount_that_fails_leaves_nothing() {
             .join(layer.trim_start_matches("sha256:"))
             .join("diff");
         fs::rename(&content, content.with_file_name("away")).unwrap();
-        store.mount_rootfs(&container(1), &image, None).await.unwrap_err();
+        store
+            .mount_rootfs(&container(1), &image, &View::default())
+            .await
+            .unwrap_err();
         assert_eq!(fs::read_dir(directory.path().join("containers")).unwrap().count(), 0);
         assert!(store.containers().is_empty());
         fs::rename(content.with_file_name("away"), &content).unwrap();
-        store.mount_rootfs(&container(1), &image, None).await.unwrap();
+        store
+            .mount_rootfs(&container(1), &image, &View::default())
+            .await
+            .unwrap();
         let other = load(&store, &TestImage::new(&[]), None).await;
-        let error = store.mount_rootfs(&container(1), &other, None).await.unwrap_err();
+        let error = store
+            .mount_rootfs(&container(1), &other, &View::default())
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::MountedFromOther { .. }), "{error}");
         store.unmount_rootfs(&container(1)).await.unwrap();
     });
@@ -653,7 +699,10 @@ async fn nobody_else_may_look_into_the_store() {
     let root = directory.path().join("new/store");
     let store = store_in(&root, &[]).await;
     let image = load(&store, &whiteout_image(), Some("r.example/app:1")).await;
-    store.mount_rootfs(&container(1), &image, None).await.unwrap();
+    store
+        .mount_rootfs(&container(1), &image, &View::default())
+        .await
+        .unwrap();
     let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&root), 0o711);
     for entry in fs::read_dir(&root).unwrap() {

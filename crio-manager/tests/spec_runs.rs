@@ -18,7 +18,7 @@ use crio_manager::spec::resources::{CgroupVersion, CpuQuota, Resources};
 use crio_manager::spec::seccomp::{Arch, KernelVersion, SeccompRequest};
 use crio_manager::spec::security::{
     AppArmor, CapabilityList, CapabilityRequest, DEFAULT_CAPABILITIES, NewPrivileges, Privilege, SecurityRequest,
-    capabilities_of_mask, default_masked_paths, default_readonly_paths,
+    SelinuxLabels, capabilities_of_mask, default_masked_paths, default_readonly_paths,
 };
 use crio_manager::spec::user::{self, Identity, ResolvedUser, UserRequest};
 use crio_manager::spec::{ContainerPath, ImageConfig, Kind, Node, Rootfs, SpecInput, Support, build, exec_process};
@@ -455,7 +455,7 @@ impl Host {
                 readonly_paths: default_readonly_paths(),
                 seccomp: SeccompRequest::RuntimeDefault,
                 apparmor: AppArmor::Absent,
-                selinux: None,
+                selinux: SelinuxLabels::default(),
             },
             namespaces: Namespaces {
                 pid: Namespace::New,

@@ -70,7 +70,8 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
     let version = machine.types("dpkg-query -W crio-manager")?;
     ensure!(version.ends_with("\t0.1.0-1\n"), "{version}");
     ensure!(machine.types("systemctl is-enabled crio-manager")? == "enabled\n");
-    ensure!(machine.types("systemctl is-active crio-manager")? == "active\n");
+    ensure!(machine.types("systemctl is-active crio-manager crio-manager.socket")? == "active\nactive\n");
+    ensure!(machine.types("systemctl is-enabled crio-manager.socket")? == "enabled\n");
     ensure!(
         machine.types("dpkg --verify crio-manager")?.is_empty(),
         "files differ from the package's"
@@ -133,6 +134,9 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
     let after = machine.traces()?;
     let left: Vec<_> = after.difference(&before).collect();
     ensure!(left.is_empty(), "left behind: {left:#?}");
+    // The socket was stopped before the service, or a call would have started what is no longer there.
+    let units = machine.types("systemctl list-units --all --plain --no-legend 'crio*'")?;
+    ensure!(units.is_empty(), "{units}");
     println!("# no file, mount, cgroup or process more than before the installation");
     ensure!(machine.types("systemctl is-system-running")? == "running\n");
     Ok(())

@@ -2,7 +2,9 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::iter;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -69,6 +71,71 @@ fn was_not_taken(status: &Status) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_is_refused_while_the_daemon_is_restarted() {
     let host = host!("");
+    restart_under_calls(&host).await;
+    host.finish().await.unwrap();
+}
+
+/// Nobody holds the socket but the daemon, and between two daemons the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_is_refused_where_the_daemon_made_the_socket_itself() {
+    let mut host = host!("");
+    let unit = host.host.inside("/etc/systemd/system/crio-manager.socket");
+    let text = fs::read(&unit).unwrap();
+    host.host
+        .run("systemctl", &["stop", "crio-manager.socket", UNIT])
+        .unwrap();
+    fs::remove_file(&unit).unwrap();
+    host.host.run("systemctl", &["daemon-reload"]).unwrap();
+    host.host.run("systemctl", &["start", UNIT]).unwrap();
+    host.reconnect().await.unwrap();
+    eventually("the socket is stored", || Ok(stored(&host)? == "1"))
+        .await
+        .unwrap();
+    restart_under_calls(&host).await;
+    host.reconnect().await.unwrap();
+    host.kill9().await.unwrap();
+    host.client.remove_everything().await.unwrap();
+    eventually("nothing but the socket is stored", || Ok(stored(&host)? == "1"))
+        .await
+        .unwrap();
+
+    // Another path: the old one is nobody's any more.
+    let (here, there) = (host.socket(), host.host.inside("/run/crio/other.sock"));
+    host.configure("50-listen.conf", "[crio.api]\nlisten = \"/run/crio/other.sock\"\n")
+        .unwrap();
+    host.host.run("systemctl", &["restart", UNIT]).unwrap();
+    Client::connect(&there).await.unwrap().version().await.unwrap();
+    assert!(!here.exists());
+    eventually("the new socket alone is stored", || Ok(stored(&host)? == "1"))
+        .await
+        .unwrap();
+
+    // A stop: nobody listens, and nothing is in the way of a wipe, of the next daemon, or of the socket unit.
+    host.host.run("systemctl", &["stop", UNIT]).unwrap();
+    eventually("nobody listens", || {
+        let refused = UnixStream::connect(&there).err();
+        Ok(refused.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused))
+    })
+    .await
+    .unwrap();
+    assert_eq!(host.host.run("crio-manager", &["wipe"]).unwrap(), "");
+    host.host.run("systemctl", &["start", UNIT]).unwrap();
+    Client::connect(&there).await.unwrap().version().await.unwrap();
+    fs::remove_file(host.host.inside("/etc/crio/crio.conf.d/50-listen.conf")).unwrap();
+    host.host.run("systemctl", &["restart", UNIT]).unwrap();
+    assert!(here.exists() && !there.exists());
+    host.host.run("systemctl", &["stop", UNIT]).unwrap();
+    fs::write(&unit, text).unwrap();
+    host.host.run("systemctl", &["daemon-reload"]).unwrap();
+    host.host.run("systemctl", &["start", UNIT]).unwrap();
+    host.reconnect().await.unwrap();
+    eventually("the unit holds it, and nothing is stored", || Ok(stored(&host)? == "0"))
+        .await
+        .unwrap();
+    host.finish().await.unwrap();
+}
+
+async fn restart_under_calls(host: &ServiceHost) {
     let pod = host.running_pod("/kubepods/pod1").await.unwrap();
     let calls = Arc::new(Calls::default());
     let callers: Vec<_> = (0..=CALLERS)
@@ -99,7 +166,6 @@ async fn no_call_is_refused_while_the_daemon_is_restarted() {
         calls.answered.load(Ordering::SeqCst)
     );
     assert!(host.client.pod_status(&pod.id).await.is_ok());
-    host.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

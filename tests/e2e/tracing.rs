@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use cri::v1;
 use e2e::collector::{attribute, names};
-use e2e::{Collector, Node, run_on, sh};
+use e2e::{Collector, Node, run_on, sh, streams};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
@@ -16,6 +16,7 @@ run_on!(runc, crun:
 );
 run_on!(runc:
     a_call_that_fails_is_an_error_with_its_step,
+    a_stream_is_in_the_trace_of_the_call_that_asked_for_it,
     the_caller_decides_before_the_rate_does,
     the_last_spans_are_sent_at_the_stop,
     a_collector_that_hangs_holds_up_nobody,
@@ -159,6 +160,10 @@ async fn a_pods_life_is_in_the_trace_of_its_caller(node: &mut Node) -> anyhow::R
             found.with_context(|| format!("no {step:?} below {call}: {below:#?}"))?;
         }
     }
+    let (connect, plugin) = (named(&spans, "connect network")?, named(&spans, "CNI plugin")?);
+    assert_eq!(plugin.parent_span_id, connect.span_id);
+    assert_eq!(attribute(plugin, "command"), "ADD");
+    ensure!(!attribute(plugin, "plugin").is_empty(), "{plugin:?}");
     let (pull, layer) = (named(&spans, "pull")?, named(&spans, "layer")?);
     assert_eq!(layer.parent_span_id, pull.span_id);
     ensure!(attribute(layer, "digest").starts_with("sha256:"), "{layer:?}");
@@ -168,6 +173,35 @@ async fn a_pods_life_is_in_the_trace_of_its_caller(node: &mut Node) -> anyhow::R
     let created = named(&spans, &call("CreateContainer"))?;
     assert_eq!(attribute(created, "container_id"), container_id);
     ensure!(attribute(created, "pid").parse::<u32>().is_ok(), "{created:?}");
+    Ok(())
+}
+
+async fn a_stream_is_in_the_trace_of_the_call_that_asked_for_it(node: &mut Node) -> anyhow::Result<()> {
+    enable(node, 0).await?;
+    let mut collector = collector(node)?;
+    let pod = node.running_host_pod("streamed").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    let exec = streams::exec(&id, &["echo", "seen"], false, false);
+    let url = node.client.runtime.clone().exec(traced(exec)).await?.into_inner().url;
+    let said = streams::run(streams::websocket(node, &["command", &url, "v5.channel.k8s.io"]), b"").await?;
+    assert_eq!(said.stdout, b"seen\n");
+
+    let is_last = |spans: &[Span]| spans.iter().any(|span| span.name == "exec stream");
+    let spans = collector.spans_when("the stream's span", is_last).await?;
+    let (call, stream) = (named(&spans, &call("Exec"))?, named(&spans, "exec stream")?);
+    ensure!(hex(&stream.trace_id) == TRACE, "another trace: {stream:?}");
+    assert_eq!(stream.parent_span_id, call.span_id);
+    assert_eq!(attribute(stream, "container_id"), id);
+    ensure!(!is_error(stream), "{stream:?}");
+    ensure!(
+        stream.start_time_unix_nano >= call.end_time_unix_nano,
+        "it begins with the dial"
+    );
+    let command = named(&spans, "exec")?;
+    assert_eq!(
+        command.parent_span_id, stream.span_id,
+        "the runtime's part of it is below"
+    );
     Ok(())
 }
 

@@ -126,7 +126,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn nothing_is_lost_between_pieces(
+        fn any_bytes_in_any_pieces_are_whole_lines_and_none_is_lost(
             output in proptest::collection::vec(prop_oneof![1 => Just(b'\n'), 8 => any::<u8>()], 0..40_000),
             lengths in proptest::collection::vec(1usize..20_000, 1..10),
         ) {

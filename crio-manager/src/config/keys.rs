@@ -166,7 +166,7 @@ static LIVE: [(&str, &str); 16] = [
     ("crio_manager", "untrusted_runtime"),
 ];
 
-pub static KEYS: [Key; 67] = [
+pub static KEYS: [Key; 69] = [
     key!(
         "crio",
         "root",
@@ -346,6 +346,18 @@ pub static KEYS: [Key; 67] = [
         "seccomp_profile",
         runtime.seccomp_profile,
         "The seccomp profile of RuntimeDefault, a JSON file; \"\" is the built-in one."
+    ),
+    key!(
+        "crio.runtime",
+        "selinux",
+        runtime.selinux,
+        "Label containers and their files where the host has SELinux."
+    ),
+    key!(
+        "crio.runtime",
+        "hostnetwork_disable_selinux",
+        runtime.hostnetwork_disable_selinux,
+        "Give processes on the node's network no label of their own."
     ),
     key!(
         "crio.runtime",
@@ -645,7 +657,6 @@ pub static NOT_USED: [(&str, &[&str]); 8] = [
             "ctr_stop_timeout",
             "drop_infra_ctr",
             "min_injected_gomaxprocs",
-            "selinux",
             "privileged_seccomp_profile",
             "apparmor_profile",
             "blockio_config_file",
@@ -668,7 +679,6 @@ pub static NOT_USED: [(&str, &[&str]); 8] = [
             "pinns_path",
             "absent_mount_sources_to_reject",
             "enable_pod_events",
-            "hostnetwork_disable_selinux",
             "timezone",
             "decryption_keys_path",
         ],

@@ -6,6 +6,7 @@ use super::record_file::{let_pass, make_passable_dir, make_private_dir};
 use super::seams::{Bundles, DriverError, DriverResult, ErrorKind, Readers};
 use crate::model::record::SandboxFiles;
 use crate::model::security::NamespaceMode;
+use crate::model::selinux::Label;
 use crate::model::users::{Owner, PodUsers};
 use crate::model::{ContainerId, SandboxId, SandboxPlan};
 use async_trait::async_trait;
@@ -48,7 +49,7 @@ impl BundleDirs {
 
 #[async_trait]
 impl Bundles for BundleDirs {
-    async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles> {
+    async fn make_sandbox(&self, plan: &SandboxPlan, label: Option<&Label>) -> DriverResult<SandboxFiles> {
         let directory = self.sandbox(&plan.id);
         let files = SandboxFiles {
             resolv_conf: directory.join("resolv.conf"),
@@ -58,6 +59,7 @@ impl Bundles for BundleDirs {
         };
         let (plan, made) = (plan.clone(), files.clone());
         let owner = owner_of(&plan);
+        let context = label.map_or_else(String::new, |label| format!(",context=\"{label}\""));
         blocking("pod files", move || {
             make_private_dir(&directory)?;
             let_pass(&directory, owner)?;
@@ -71,7 +73,7 @@ impl Bundles for BundleDirs {
             if let Some(shm) = &made.shm {
                 make_private_dir(shm)?;
                 let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-                let options = format!("{SHM_OPTIONS},uid={},gid={}", owner.uid, owner.gid);
+                let options = format!("{SHM_OPTIONS},uid={},gid={}{context}", owner.uid, owner.gid);
                 mount(Some("shm"), shm, Some("tmpfs"), flags, Some(options.as_str()))?;
             }
             Ok(())

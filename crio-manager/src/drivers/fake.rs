@@ -79,6 +79,8 @@ struct State {
     containers: BTreeMap<ContainerId, ContainerRecord>,
     unreadable: BTreeSet<ContainerId>,
     specs: BTreeMap<ContainerId, Vec<u8>>,
+    /// Paths that were given a label of SELinux.
+    labels: BTreeMap<std::path::PathBuf, String>,
     processes: BTreeMap<u32, Arc<FakeProcess>>,
     exits: BTreeMap<String, Exit>,
     next_pid: u32,
@@ -100,6 +102,11 @@ struct FakeProcess {
 }
 
 impl FakeNode {
+    /// What has been given a label of SELinux, and which.
+    pub fn labels(&self) -> BTreeMap<std::path::PathBuf, String> {
+        self.state.lock().unwrap().labels.clone()
+    }
+
     /// A node on which this call fails.
     pub fn new(fails: Fails) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {

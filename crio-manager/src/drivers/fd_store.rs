@@ -1,5 +1,6 @@
 //! The service manager's store of descriptors: it keeps pidfds across a restart of this daemon, so that an exit that
-//! happened in between, and that nobody recorded, can still be asked of the kernel.
+//! happened in between, and that nobody recorded, can still be asked of the kernel; and the socket that the daemon made
+//! where no socket unit holds one, so that who calls meanwhile waits and is not refused.
 //!
 //! A stored descriptor is a help and no promise: what could not be stored is as if there was no store.
 //!
@@ -19,6 +20,7 @@ use tracing::{debug, warn};
 
 /// Names of what we store begin so; systemd's own are those of its socket units.
 const PREFIX: &str = "process-";
+const SOCKET_PREFIX: &str = "cri-socket-";
 
 /// Words that wait for a service manager that is busy; what comes then is not stored.
 const QUEUE: usize = 4096;
@@ -39,9 +41,33 @@ enum Word {
     LetGo(String),
 }
 
-/// Whether a descriptor with this name is one that a store kept for us.
-pub fn is_ours(name: &str) -> bool {
+/// Whether a descriptor with this name is a process that a store kept for us.
+pub fn is_process(name: &str) -> bool {
     name.starts_with(PREFIX)
+}
+
+/// Whether it is a socket that we made.
+pub fn is_own_socket(name: &str) -> bool {
+    name.starts_with(SOCKET_PREFIX)
+}
+
+/// A file, in a way that no other has: device, inode, and when it was made (numbers of inodes are used again).
+pub type FileIdentity = (u64, u64, i64, i64);
+
+fn socket_name((device, inode, seconds, nanoseconds): FileIdentity) -> String {
+    format!("{SOCKET_PREFIX}{device}-{inode}-{seconds}-{nanoseconds}")
+}
+
+/// The file of a socket that we stored, by its name in the store; `None` when that is no such name.
+pub fn file_of_socket(name: &str) -> Option<FileIdentity> {
+    let mut numbers = name.strip_prefix(SOCKET_PREFIX)?.split('-');
+    let identity = (
+        numbers.next()?.parse().ok()?,
+        numbers.next()?.parse().ok()?,
+        numbers.next()?.parse().ok()?,
+        numbers.next()?.parse().ok()?,
+    );
+    numbers.next().is_none().then_some(identity)
 }
 
 fn name(id: ProcessId) -> String {
@@ -92,9 +118,19 @@ impl FdStore {
         }
     }
 
+    /// Stores a socket that listens at this file.
+    pub fn keep_socket(&self, file: FileIdentity, socket: OwnedFd) {
+        self.say(Word::Keep(socket_name(file), socket));
+    }
+
     /// Has the store forget it.
     pub fn let_go(&self, id: ProcessId) {
-        self.say(Word::LetGo(name(id)));
+        self.let_go_of(name(id));
+    }
+
+    /// Has the store forget what is there by this name.
+    pub fn let_go_of(&self, name: String) {
+        self.say(Word::LetGo(name));
     }
 
     /// Has the store forget what was handed over and nobody took.
@@ -192,9 +228,26 @@ mod tests {
         let heard = tokio::task::spawn_blocking(move || (heard(&manager), heard(&manager)));
         let (kept, gone) = heard.await.unwrap();
         let name = name(id);
-        assert!(is_ours(&name));
+        assert!(is_process(&name) && !is_own_socket(&name));
         assert_eq!(kept, (format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}\n"), 1));
         assert_eq!(gone, (format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), 0));
+    }
+
+    #[test]
+    fn a_stored_socket_is_known_by_its_file() {
+        let file = (64, u64::MAX, 1_764_000_000, 999_999_999);
+        let name = socket_name(file);
+        assert!(is_own_socket(&name) && !is_process(&name));
+        assert_eq!(file_of_socket(&name), Some(file));
+        for other in [
+            "crio-manager.socket",
+            "cri-socket-",
+            "cri-socket-1-2-3",
+            "cri-socket-1-2-3-4-5",
+            "cri-socket-a-2-3-4",
+        ] {
+            assert_eq!(file_of_socket(other), None, "{other}");
+        }
     }
 
     #[tokio::test]

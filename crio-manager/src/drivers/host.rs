@@ -1,6 +1,8 @@
 //! Files of the host that requests name: mount sources, devices, profiles.
 
 use super::seams::{DriverError, DriverResult, ErrorKind, HostDevice, HostFiles};
+use super::selinux;
+use crate::model::selinux::Label;
 use crate::spec::devices::DeviceKind;
 use async_trait::async_trait;
 use std::io::{ErrorKind as IoErrorKind, Read};
@@ -92,6 +94,10 @@ impl HostFiles for Host {
             Ok(devices)
         })
         .await
+    }
+
+    async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()> {
+        selinux::relabel(path, label).await
     }
 
     async fn read(&self, path: &Path, limit: u64) -> DriverResult<Vec<u8>> {

@@ -20,5 +20,6 @@ pub mod readiness;
 pub mod record_file;
 pub mod runtime;
 pub mod seams;
+pub mod selinux;
 pub mod store;
 mod traffic;

@@ -206,6 +206,38 @@ fn exit_info(pidfd: &OwnedFd) -> Option<i32> {
     (done.is_ok() && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }
 
+/// Gives back this process's memory that a burst of work has left: freed blocks of the heap, and pages of its own code,
+/// of which little runs while nothing happens. What is needed again comes back from the page cache. Blocks.
+#[allow(unsafe_code)] // Calls that have no safe interface.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the heap's own locks, and no block that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    let here = give_back_memory as fn() as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let code = maps.lines().filter(|line| line.contains(" r-xp ")).filter_map(|line| {
+        let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
+        Some(usize::from_str_radix(begin, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+    });
+    for pages in code.filter(|pages| pages.contains(&here)) {
+        // SAFETY: pages of code are the file's and were never written to, so they are read again as they were.
+        unsafe { libc::madvise(pages.start as *mut libc::c_void, pages.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// The heap shares few pools among the threads that come and go with what blocks: each keeps what was freed in it. Before
+/// there are threads.
+#[allow(unsafe_code)] // A call that has no safe interface.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number that is read when a thread first allocates.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// rustix names no real-time signals, since libc keeps some of them for itself; an image may ask for one.
 #[allow(unsafe_code)] // A system call with plain numbers.
 fn real_time_signal(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {

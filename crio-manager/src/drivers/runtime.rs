@@ -16,10 +16,10 @@ use std::ffi::OsStr;
 use std::io::{Seek, Write};
 use std::process::Stdio;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// How long `start`, `delete` and a probe may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -30,6 +30,9 @@ const LATE_OUTPUT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the started process may take from the runtime's init to its own program.
 const EXEC_LIMIT: Duration = Duration::from_secs(5);
+
+/// First and longest pause between looks whether it has.
+const EXEC_LOOK: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(10));
 
 /// Most of a command's output that is kept, in bytes.
 const OUTPUT_BYTES: u64 = 64 * 1024;
@@ -113,17 +116,9 @@ impl OciRuntime for CommandLine {
         run(handler, &["start", id.as_str()], COMMAND_LIMIT).await?;
         // The runtime is done before its init has become the container's program: a signal sent now would meet a
         // process that has no handler yet and, as the first of its PID namespace, lose it.
-        let deadline = Instant::now() + EXEC_LIMIT;
-        let mut pause = Duration::from_micros(100);
-        while process::identify(process.pid.get()) == Some(process)
-            && process::program(process.pid).is_some_and(|now| Some(now) == before)
-        {
-            if Instant::now() > deadline {
-                tracing::debug!(container_id = %id, "still the runtime's own program, going on");
-                break;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(10));
+        let replaced = tokio::task::spawn_blocking(move || program_replaced(process, before)).await;
+        if !matches!(replaced, Ok(true)) {
+            tracing::debug!(container_id = %id, "still the runtime's own program, going on");
         }
         Ok(())
     }
@@ -186,6 +181,24 @@ impl OciRuntime for CommandLine {
     fn health(&self) -> Vec<HandlerHealth> {
         self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Waits until the process runs another program than `before`, or has ended; `false` after `EXEC_LIMIT`.
+///
+/// Blocks: it is mostly a matter of less than a millisecond, and the timers of tasks know no less.
+fn program_replaced(process: ProcessId, before: Option<(u64, u64)>) -> bool {
+    let deadline = Instant::now() + EXEC_LIMIT;
+    let (mut pause, longest) = EXEC_LOOK;
+    while process::identify(process.pid.get()) == Some(process)
+        && process::program(process.pid).is_some_and(|now| Some(now) == before)
+    {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(longest);
+    }
+    true
 }
 
 /// The answer to `features`; what is no such answer tells of none.

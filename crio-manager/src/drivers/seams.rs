@@ -8,6 +8,7 @@ use crate::drivers::image::PullRequest;
 use crate::model::cdi::CdiName;
 use crate::model::container::{ImageMount, Resources};
 use crate::model::record::{ContainerRecord, Handler, PinnedNamespaces, SandboxFiles, SandboxRecord};
+use crate::model::selinux::{Label, View};
 use crate::model::users::{Owner, PodUsers};
 use crate::model::{CgroupPath, ContainerId, Exit, ExitStatus, ProcessId, SandboxId, SandboxPlan, Timestamp};
 use crate::spec::ContainerPath;
@@ -563,8 +564,8 @@ pub trait Images: Send + Sync {
     async fn resolve(&self, image: &str) -> DriverResult<ResolvedImage>;
 
     /// Mounts a root file system of the image for the container; its path. Files of id 0 in the image belong to the root
-    /// of these users, and so on.
-    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str, users: Option<&PodUsers>) -> DriverResult<PathBuf>;
+    /// of the view's users, and so on.
+    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str, view: &View) -> DriverResult<PathBuf>;
 
     /// Mounts an image read-only beside the root file system, as the container's volume of this number.
     async fn mount_image(
@@ -572,7 +573,7 @@ pub trait Images: Send + Sync {
         id: &ContainerId,
         number: usize,
         image: &ImageMount,
-        users: Option<&PodUsers>,
+        view: &View,
     ) -> DriverResult<MountedImage>;
 
     /// Unmounts and removes it, and the images that are the container's volumes.
@@ -752,8 +753,8 @@ pub enum Readers {
 /// Bundles of containers and the files of pods.
 #[async_trait]
 pub trait Bundles: Send + Sync {
-    /// Writes a pod's files and mounts its shared memory.
-    async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles>;
+    /// Writes a pod's files and mounts its shared memory, which has this label.
+    async fn make_sandbox(&self, plan: &SandboxPlan, label: Option<&Label>) -> DriverResult<SandboxFiles>;
 
     /// Fills in what is only known once the pod is connected.
     async fn write_hosts(&self, plan: &SandboxPlan, ips: &[IpAddr]) -> DriverResult<()>;
@@ -813,6 +814,9 @@ pub trait HostFiles: Send + Sync {
 
     /// Every device of the host that a privileged container gets.
     async fn all_devices(&self) -> DriverResult<Vec<HostDevice>>;
+
+    /// Gives a file or a directory, with all that is in it, this label of SELinux. `Invalid`: the node itself needs it.
+    async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()>;
 
     /// A regular file, at most `limit` bytes: a seccomp profile.
     async fn read(&self, path: &Path, limit: u64) -> DriverResult<Vec<u8>>;

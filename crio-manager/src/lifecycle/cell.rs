@@ -1,5 +1,6 @@
 //! One sandbox or container: what was asked, its state, who watches it, and the lock that orders its verbs.
 
+use super::categories::Claim;
 use super::events::Told;
 use crate::drivers::seams::{LayerUsage, ProcessHandle};
 use crate::model::container::Resources;
@@ -39,6 +40,8 @@ pub struct SandboxCell {
     pub creating: tokio::sync::RwLock<()>,
     /// Orders writes of its record: a late one neither undoes a newer one nor brings a forgotten record back.
     pub written: tokio::sync::Mutex<Written>,
+    /// Its categories of SELinux, which are free again when it is gone.
+    _categories: Option<Claim>,
 }
 
 /// Whether an object's record is still kept.
@@ -59,6 +62,7 @@ impl SandboxCell {
         cgroup_parent: CgroupPath,
         facts: SandboxFacts,
         boot_id: String,
+        categories: Option<Claim>,
     ) -> Self {
         let (state, _) = watch::channel(facts.state);
         Self {
@@ -73,6 +77,7 @@ impl SandboxCell {
             operation: tokio::sync::Mutex::default(),
             creating: tokio::sync::RwLock::default(),
             written: tokio::sync::Mutex::default(),
+            _categories: categories,
         }
     }
 

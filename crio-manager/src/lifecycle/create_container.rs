@@ -2,7 +2,7 @@
 
 use super::Lifecycle;
 use super::cell::{ContainerCell, Held, SandboxCell};
-use super::error::{Error, InStep, Step, StepFailed};
+use super::error::{Error, InStep, Step, StepFailed, stopped_meanwhile};
 use super::events::What;
 use super::from_checkpoint::FromCheckpoint;
 use super::reap::HalfMade;
@@ -14,6 +14,7 @@ use crate::drivers::seams::{
     DriverError, DriverResult, Drivers, ErrorKind, Launched, MonitorLaunch, ProcessHandle, Readers, ResolvedImage,
 };
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
+use crate::model::selinux::View;
 use crate::model::users::Owner;
 use crate::model::{ContainerId, ContainerPlan, ContainerState, ProcessId, SandboxState};
 use crate::spans;
@@ -123,11 +124,14 @@ impl Lifecycle {
         d.store.save_container(record).step("record intent").await?;
 
         release::push_rootfs(undo, d, &plan.id);
-        let users = pod_users(plan.security.namespaces.users, &sandbox.facts().namespaces);
+        let view = View {
+            users: pod_users(plan.security.namespaces.users, &sandbox.facts().namespaces),
+            label: self.container_labels(&sandbox.plan, &plan.security)?.file,
+        };
         let owner = Owner::root_of(plan.security.namespaces.users.as_ref());
         let rootfs = d
             .image
-            .mount_rootfs(&plan.id, &image.id, users.as_ref())
+            .mount_rootfs(&plan.id, &image.id, &view)
             .step("mount rootfs")
             .await?;
 
@@ -139,7 +143,7 @@ impl Lifecycle {
         }
 
         release::push_bundle(undo, d, &plan.id);
-        let built = self.specify(sandbox, plan, image, &rootfs, users.as_ref()).await?;
+        let built = self.specify(sandbox, plan, image, &rootfs, &view).await?;
         for directory in &built.rootfs_dirs {
             d.image
                 .ensure_dir(&rootfs, directory, owner)
@@ -163,6 +167,11 @@ impl Lifecycle {
                 .write(&plan.id, name, content, Readers::Everybody(owner))
                 .step("write account files")
                 .await?;
+        }
+        if let Some((label, made)) = &built.label {
+            for path in made {
+                d.host.relabel(path, label).step("label files").await?;
+            }
         }
         d.bundle
             .write(&plan.id, "config.json", &built.json, Readers::Root)
@@ -265,7 +274,7 @@ impl Lifecycle {
         let launched = spans::within("launch monitor", async {
             tokio::select! {
                 launched = d.monitor.create(launch) => launched,
-                () = sandbox.stopped() => Err(DriverError::new(ErrorKind::Failed, "the pod sandbox was stopped meanwhile")),
+                () = sandbox.stopped() => Err(stopped_meanwhile()),
             }
         })
         .await;

@@ -13,9 +13,10 @@ use crate::model::record::{
     Handler, MonitoredProcess, PinnedNamespaces, PodResources, Progress, SandboxFacts, SandboxRecord,
 };
 use crate::model::security::NamespaceMode;
+use crate::model::selinux::Labels;
 use crate::model::trust::{NoHandler, Trust};
 use crate::model::users::Owner;
-use crate::model::{CgroupPath, ContainerId, SandboxId, SandboxPlan, SandboxState};
+use crate::model::{ContainerId, SandboxId, SandboxPlan, SandboxState};
 use std::sync::Arc;
 use tracing::info;
 
@@ -62,6 +63,8 @@ impl Lifecycle {
         if plan.has_own_network() {
             drivers.network.admit(&plan).step("check host ports").await?;
         }
+        let mut plan = plan;
+        let categories = self.claim_categories(&mut plan).in_step("choose SELinux label")?;
         let mut undo = Undo::default();
         let record = SandboxRecord {
             plan,
@@ -80,7 +83,14 @@ impl Lifecycle {
                     boot_id,
                     ..
                 } = record;
-                let cell = Arc::new(SandboxCell::new(plan, handler, cgroup_parent, facts, boot_id));
+                let cell = Arc::new(SandboxCell::new(
+                    plan,
+                    handler,
+                    cgroup_parent,
+                    facts,
+                    boot_id,
+                    categories,
+                ));
                 self.observe_sandbox(&cell);
                 self.registry().insert_sandbox(cell.clone());
                 self.tell_of_sandbox(What::Created, &cell);
@@ -96,7 +106,8 @@ impl Lifecycle {
 
     async fn sandbox_steps(&self, record: &SandboxRecord, undo: &mut Undo) -> Result<SandboxFacts, StepFailed> {
         let d = self.drivers();
-        let (plan, handler, parent) = (&record.plan, &record.handler, &record.cgroup_parent);
+        let plan = &record.plan;
+        let labels = self.pod_labels(plan)?;
         d.store.save_sandbox(record).step("record intent").await?;
 
         if let Some(directory) = &plan.log_directory {
@@ -105,7 +116,11 @@ impl Lifecycle {
         }
 
         release::push_sandbox_files(undo, d, &plan.id);
-        let files = d.bundle.make_sandbox(plan).step("write pod files").await?;
+        let files = d
+            .bundle
+            .make_sandbox(plan, labels.file.as_ref())
+            .step("write pod files")
+            .await?;
 
         release::push_namespaces(undo, d, &plan.id);
         let namespaces = d.namespaces.pin(plan).step("pin namespaces").await?;
@@ -118,9 +133,14 @@ impl Lifecycle {
             None => Vec::new(),
         };
         d.bundle.write_hosts(plan, &ips).step("write hosts").await?;
+        if let Some(label) = &labels.file {
+            for path in [&files.resolv_conf, &files.hosts, &files.hostname] {
+                d.host.relabel(path, label).step("label pod files").await?;
+            }
+        }
 
         let infra = match plan.namespaces.pid {
-            NamespaceMode::Pod => Some(self.start_infra(plan, &namespaces, handler, parent, undo).await?),
+            NamespaceMode::Pod => Some(self.start_infra(record, &namespaces, &labels, undo).await?),
             NamespaceMode::Container | NamespaceMode::Node | NamespaceMode::Target(_) => None,
         };
 
@@ -143,13 +163,13 @@ impl Lifecycle {
     /// Starts the process that holds the pod's shared PID namespace.
     async fn start_infra(
         &self,
-        plan: &SandboxPlan,
+        record: &SandboxRecord,
         pins: &PinnedNamespaces,
-        handler: &Handler,
-        parent: &CgroupPath,
+        labels: &Labels,
         undo: &mut Undo,
     ) -> Result<MonitoredProcess, StepFailed> {
         let d = self.drivers();
+        let (plan, handler, parent) = (&record.plan, &record.handler, &record.cgroup_parent);
         let id: ContainerId = plan.id.cast();
 
         release::push_bundle(undo, d, &id);
@@ -158,7 +178,7 @@ impl Lifecycle {
             .make_infra_rootfs(&plan.id, Owner::root_of(plan.namespaces.users.as_ref()))
             .step("make pause rootfs")
             .await?;
-        let config = self.specify_infra(plan, pins, &rootfs, parent).await?;
+        let config = self.specify_infra(plan, pins, &rootfs, parent, labels).await?;
         d.bundle
             .write(&id, "config.json", &config, Readers::Root)
             .step("write pause bundle")

@@ -1,7 +1,7 @@
 //! What can go wrong, in the words of the domain. Knows nothing of gRPC.
 
 use super::under_way;
-use crate::drivers::seams::DriverError;
+use crate::drivers::seams::{DriverError, ErrorKind};
 use crate::model::Refused;
 use crate::spans;
 use std::sync::Arc;
@@ -117,6 +117,11 @@ fn left(leftovers: &[String]) -> String {
     } else {
         format!(" (left behind: {})", leftovers.join("; "))
     }
+}
+
+/// What a creation says that a stop of its pod has ended.
+pub fn stopped_meanwhile() -> DriverError {
+    DriverError::new(ErrorKind::Failed, "the pod sandbox was stopped meanwhile")
 }
 
 /// The step of a creation in which an image is mounted as a volume; clients are told of its failures by name.

@@ -60,9 +60,12 @@ impl Lifecycle {
         tty: bool,
     ) -> Result<ExecLaunch, Error> {
         let d = self.drivers();
-        let config = d.bundle.read_spec(&cell.plan.id).step("read spec").await?;
-        let process_json = specify_exec(&config, command, tty).in_step("build exec")?;
         let monitor_cgroup = cell.handler.monitor_cgroup(&cell.cgroup_parent, &cell.plan.id);
+        let (config, entrance) = tokio::try_join!(
+            d.bundle.read_spec(&cell.plan.id).step("read spec"),
+            d.cgroup.entrance(&monitor_cgroup).step("make monitor cgroup"),
+        )?;
+        let process_json = specify_exec(&config, command, tty).in_step("build exec")?;
         Ok(ExecLaunch {
             id: cell.plan.id.clone(),
             handler: cell.handler.clone(),
@@ -71,7 +74,7 @@ impl Lifecycle {
             own_users: cell.plan.security.namespaces.users.is_some(),
             stdin: false,
             timeout: None,
-            entrance: d.cgroup.entrance(&monitor_cgroup).step("make monitor cgroup").await?,
+            entrance,
         })
     }
 }

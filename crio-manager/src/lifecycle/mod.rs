@@ -3,6 +3,7 @@
 //! A request comes down from `service`, acts through `drivers` and answers with a value. A fact from the kernel comes
 //! in by one door, `observe`. State changes only in `model::*::apply`, through the cells, which `restore` fills at start.
 
+pub mod categories;
 pub mod cell;
 mod checkpoint;
 mod create_container;
@@ -61,6 +62,8 @@ struct Room {
     verbs: Verbs,
     events: events::Events,
     tally: tally::Tally,
+    /// Of SELinux.
+    categories: Arc<categories::Taken>,
 }
 
 impl Lifecycle {
@@ -74,6 +77,7 @@ impl Lifecycle {
             verbs: Verbs::default(),
             events: events::Events::default(),
             tally: tally::Tally::default(),
+            categories: Default::default(),
         };
         Self { room: Arc::new(room) }
     }

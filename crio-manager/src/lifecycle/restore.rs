@@ -106,12 +106,19 @@ impl Lifecycle {
         self.registry()
             .sandbox_names
             .adopt(record.plan.metadata.clone(), record.plan.id.clone());
+        let mut plan = record.plan;
+        // One that was made without SELinux gets a level for what is made in it from now on.
+        let categories = self.claim_categories(&mut plan).unwrap_or_else(|error| {
+            warn!(sandbox_id = %plan.id, %error, "it goes on without categories of its own");
+            None
+        });
         let cell = Arc::new(SandboxCell::new(
-            record.plan,
+            plan,
             record.handler,
             record.cgroup_parent,
             facts,
             record.boot_id,
+            categories,
         ));
         if cell.state() == SandboxState::Ready {
             self.observe_sandbox(&cell);
@@ -240,6 +247,7 @@ impl Lifecycle {
             parent,
             facts,
             of.boot_id.clone(),
+            None,
         )));
     }
 }

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod hangs;
+mod selinux;
 mod stats;
 mod trust;
 mod update;

@@ -3,6 +3,7 @@
 use super::names::{Kind, NAMED, Named};
 use super::node::NodeGauges;
 use super::{Counts, Invocations};
+use crate::drivers::cgroup::systemd::Calls;
 use crate::drivers::image::Transfers;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::tally::Tally;
@@ -99,6 +100,9 @@ impl Chosen<'_> {
         let Invocations { results, latencies } = counts.cni.clone();
         self.add("crio_manager_cni_invocations_total", results);
         self.add("crio_manager_cni_invocation_seconds", latencies);
+        let Calls { results, latencies } = counts.systemd.clone();
+        self.add("crio_manager_systemd_calls_total", results);
+        self.add("crio_manager_systemd_call_seconds", latencies);
     }
 
     fn add_transfers(&mut self, transfers: &Transfers) {

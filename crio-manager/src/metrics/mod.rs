@@ -20,6 +20,7 @@ pub use exposition::Exposition;
 pub use seams::counted;
 pub use server::Server;
 
+use crate::drivers::cgroup::systemd::Calls;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -54,6 +55,8 @@ pub struct Counts {
     last_latency: Family<Labels<1>, Seconds>,
     runtime: Invocations,
     cni: Invocations,
+    /// Counted by the driver itself.
+    pub(crate) systemd: Calls,
 }
 
 impl Default for Counts {
@@ -65,6 +68,7 @@ impl Default for Counts {
             last_latency: Family::default(),
             runtime: Invocations::default(),
             cni: Invocations::default(),
+            systemd: Calls::default(),
         }
     }
 }

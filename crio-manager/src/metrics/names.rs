@@ -57,7 +57,7 @@ const fn named(name: &'static str, kind: Kind, labels: &'static [&'static str], 
 use Kind::{Counter, Gauge, Histogram};
 
 /// CRI-O's first, then ours, then what every process has.
-pub static NAMED: [Named; 36] = [
+pub static NAMED: [Named; 38] = [
     named(
         "container_runtime_crio_operations_total",
         Counter,
@@ -219,6 +219,18 @@ pub static NAMED: [Named; 36] = [
     ),
     named(
         "crio_manager_cni_invocation_seconds",
+        Histogram,
+        &["verb"],
+        "How long that took",
+    ),
+    named(
+        "crio_manager_systemd_calls_total",
+        Counter,
+        &["verb", "result"],
+        "What systemd was asked for over D-Bus: start (a transient scope, until its job has ended), forget (a unit that has ended is stopped), set_properties; done, exists, a job's result or the kind of error",
+    ),
+    named(
+        "crio_manager_systemd_call_seconds",
         Histogram,
         &["verb"],
         "How long that took",

@@ -44,7 +44,7 @@ impl Server {
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let address = tcp.local_addr().map_err(failed)?;
         let unix = match socket {
-            Some(path) => Some(listener::listen(path, Vec::new()).await?),
+            Some(path) => Some(listener::make(path).await?),
             None => None,
         };
         let certificates = tls.map(Certificates::load).transpose()?;
@@ -78,7 +78,7 @@ impl Server {
             () = stop.cancelled() => {}
         }
         if let Some(socket) = self.unix {
-            socket.file.remove();
+            socket.file.remove().await;
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod rate;
 pub mod record;
 pub mod sandbox;
 pub mod security;
+pub mod selinux;
 pub mod signal;
 pub mod slice;
 pub mod time;

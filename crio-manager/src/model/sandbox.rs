@@ -36,7 +36,7 @@ pub struct SandboxPlan {
     pub namespaces: Namespaces,
     /// Whether privileged containers are allowed in it.
     pub privileged: bool,
-    /// SELinux label of the pod.
+    /// SELinux label of the pod; once it is made, with the level that it was given.
     pub selinux: SelinuxOptions,
     /// System call filter of the pod's own process, where it has one; `None` takes the daemon's own.
     #[serde(default)]

@@ -43,6 +43,26 @@ pub async fn within<T, E: Display>(
     outcome
 }
 
+/// The span that something belongs to which begins later, after the span has ended too.
+#[derive(Debug, Clone, Default)]
+pub struct Origin(Context);
+
+/// The span of whoever asks.
+pub fn origin() -> Origin {
+    Origin(Context::current())
+}
+
+impl Origin {
+    /// Work, in a span below that one.
+    pub async fn within<T, E: Display>(
+        self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, E>> + Send,
+    ) -> Result<T, E> {
+        within(name, work).with_context(self.0).await
+    }
+}
+
 /// Work for a task of its own, in the context of whoever begins it: its spans, in the log and for the collector.
 pub fn carried<W: Future>(work: W) -> impl Future<Output = W::Output> {
     work.with_current_context().in_current_span()

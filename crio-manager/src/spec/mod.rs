@@ -311,7 +311,7 @@ pub(crate) mod tests {
             readonly_paths: security::default_readonly_paths(),
             seccomp: SeccompRequest::RuntimeDefault,
             apparmor: AppArmor::Absent,
-            selinux: None,
+            selinux: security::SelinuxLabels::default(),
         }
     }
 

@@ -18,8 +18,7 @@ pub struct SecurityRequest {
     pub readonly_paths: Vec<ContainerPath>,
     pub seccomp: SeccompRequest,
     pub apparmor: AppArmor,
-    /// `None` where SELinux is off.
-    pub selinux: Option<SelinuxLabels>,
+    pub selinux: SelinuxLabels,
 }
 
 /// A privileged container has every capability that this node has, every device, and neither masked or read-only paths
@@ -74,11 +73,11 @@ pub enum AppArmor {
     Profile(String),
 }
 
-/// The label of the process, and that of the files it is given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The label of the process, and that of the files it is given; without SELinux none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SelinuxLabels {
-    pub process: String,
-    pub mount: String,
+    pub process: Option<String>,
+    pub mount: Option<String>,
 }
 
 /// What a container has unless the configuration says otherwise.
@@ -226,12 +225,11 @@ pub(super) fn apparmor_profile(security: &SecurityRequest) -> Result<Option<Stri
 
 /// Process and mount label.
 pub(super) fn selinux_labels(security: &SecurityRequest) -> Result<(Option<String>, Option<String>), SpecError> {
-    let Some(SelinuxLabels { process, mount }) = &security.selinux else {
-        return Ok((None, None));
-    };
-    without_nul("the SELinux label", process)?;
-    without_nul("the SELinux label", mount)?;
-    Ok((Some(process.clone()), Some(mount.clone())))
+    let SelinuxLabels { process, mount } = &security.selinux;
+    for label in [process, mount].into_iter().flatten() {
+        without_nul("the SELinux label", label)?;
+    }
+    Ok((process.clone(), mount.clone()))
 }
 
 /// Masked and read-only paths; none where there are none.

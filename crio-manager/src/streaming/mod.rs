@@ -26,6 +26,7 @@ pub use tls::{Certificates, TlsFiles};
 pub use token::TooMany;
 
 use crate::model::{ContainerId, SandboxId};
+use crate::spans;
 
 /// What a client may dial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,23 @@ pub struct Streams {
 }
 
 impl Asked {
+    /// What its stream is called in a trace.
+    fn span(&self) -> &'static str {
+        match self {
+            Asked::Command(Command { words: Some(_), .. }) => "exec stream",
+            Asked::Command(Command { words: None, .. }) => "attach stream",
+            Asked::Ports { .. } => "port-forward stream",
+        }
+    }
+
+    /// Says in a trace what it is a stream to.
+    fn note(&self) {
+        match self {
+            Asked::Command(Command { id, .. }) => spans::note("container_id", id.as_str()),
+            Asked::Ports { id, .. } => spans::note("sandbox_id", id.as_str()),
+        }
+    }
+
     /// The first part of its URL's path.
     pub fn path(&self) -> &'static str {
         match self {

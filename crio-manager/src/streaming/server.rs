@@ -6,6 +6,7 @@ use super::token::{Tokens, TooMany};
 use super::upgrade::{Answer, Protocol, agree, refusal};
 use super::{Asked, port_forward, remote_command, spdy, websocket};
 use crate::lifecycle::Lifecycle;
+use crate::spans;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
@@ -53,7 +54,7 @@ pub struct Address {
 /// Makes URLs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Urls {
-    tokens: Arc<Tokens<Asked>>,
+    tokens: Arc<Tokens<Waiting>>,
     /// `http://host:port`
     base: String,
 }
@@ -62,10 +63,13 @@ impl Urls {
     /// A URL that is good once, within a minute; its token is made of `random`.
     pub fn issue(&self, asked: Asked, random: [u8; 32]) -> Result<String, TooMany> {
         let path = asked.path();
-        let token = self.tokens.issue(asked, random)?;
+        let token = self.tokens.issue((asked, spans::origin()), random)?;
         Ok(format!("{}/{path}/{token}", self.base))
     }
 }
+
+/// What was asked, and the call that asked.
+type Waiting = (Asked, spans::Origin);
 
 /// A socket that listens.
 pub struct Server {
@@ -169,7 +173,7 @@ type Place = Arc<OwnedSemaphorePermit>;
 /// Answers requests.
 struct Desk {
     lifecycle: Lifecycle,
-    tokens: Arc<Tokens<Asked>>,
+    tokens: Arc<Tokens<Waiting>>,
     idle_limit: Duration,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -235,7 +239,8 @@ impl Desk {
         let Some((path, token)) = request.uri().path().trim_start_matches('/').split_once('/') else {
             return unknown();
         };
-        let Some(asked) = self.tokens.redeem(token).filter(|asked| asked.path() == path) else {
+        let redeemed = self.tokens.redeem(token);
+        let Some((asked, call)) = redeemed.filter(|(asked, _)| asked.path() == path) else {
             return unknown();
         };
         let (protocol, answer) = match agree(&request, &asked) {
@@ -244,11 +249,18 @@ impl Desk {
         };
         let upgrade = hyper::upgrade::on(&mut request);
         let span = tracing::info_span!("stream", kind = asked.path());
-        let (tasks, desk) = (self.tasks.clone(), self);
+        let (tasks, desk, name) = (self.tasks.clone(), self, asked.span());
         let session = async move {
             let _place = place;
             match upgrade.await {
-                Ok(io) => desk.session(TokioIo::new(io), asked, protocol).await,
+                Ok(io) => {
+                    let session = async {
+                        asked.note();
+                        desk.session(TokioIo::new(io), asked, protocol).await
+                    };
+                    // How it ended was told to the client, and is in the log.
+                    let _ = call.within(name, session).await;
+                }
                 Err(error) => tracing::debug!(%error, "the upgrade failed"),
             }
         };
@@ -256,25 +268,31 @@ impl Desk {
         answer
     }
 
-    async fn session(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send, asked: Asked, protocol: Protocol) {
+    /// Errors: how it ended, where neither side has ended it.
+    async fn session(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send,
+        asked: Asked,
+        protocol: Protocol,
+    ) -> Result<(), &'static str> {
         let idle = Idle::new(self.idle_limit);
         let lifecycle = &self.lifecycle;
         tracing::debug!(?protocol, "begins");
-        match (asked, protocol) {
+        let outcome = match (asked, protocol) {
             (Asked::Command(command), Protocol::SpdyCommand(version)) => {
                 let (connection, work) = spdy::connect(io, idle.clone(), |_| true);
                 let talk = remote_command::over_spdy(lifecycle, command, version, connection);
-                self.attend(ends(work), talk, idle).await;
+                self.attend(ends(work), talk, idle).await
             }
             (Asked::Command(command), Protocol::Channels { version, base64 }) => {
                 let (incoming, outgoing, work) = websocket::channels(io, idle.clone(), base64).await;
                 let talk = remote_command::over_websocket(lifecycle, command, version, incoming, outgoing);
-                self.attend(work, talk, idle).await;
+                self.attend(work, talk, idle).await
             }
             (Asked::Ports { id, .. }, Protocol::SpdyPorts) => {
                 let (connection, work) = spdy::connect(io, idle.clone(), port_forward::is_of_a_port);
                 let talk = port_forward::over_spdy(lifecycle, id, connection);
-                self.attend(ends(work), talk, idle).await;
+                self.attend(ends(work), talk, idle).await
             }
             (Asked::Ports { id, .. }, Protocol::TunnelledPorts) => {
                 let (io, carry) = websocket::tunnel(io).await;
@@ -283,24 +301,31 @@ impl Desk {
                     tokio::join!(carry, ends(work));
                 };
                 let talk = port_forward::over_spdy(lifecycle, id, connection);
-                self.attend(work, talk, idle).await;
+                self.attend(work, talk, idle).await
             }
             (Asked::Ports { id, ports }, Protocol::Channels { base64, .. }) => {
                 let (incoming, outgoing, work) = websocket::channels(io, idle.clone(), base64).await;
                 let talk = port_forward::over_channels(lifecycle, id, ports, incoming, outgoing);
-                self.attend(work, talk, idle).await;
+                self.attend(work, talk, idle).await
             }
             (Asked::Command(_), Protocol::SpdyPorts | Protocol::TunnelledPorts)
             | (Asked::Ports { .. }, Protocol::SpdyCommand(_)) => {
                 unreachable_protocol();
+                Ok(())
             }
-        }
+        };
         tracing::debug!("ended");
+        outcome
     }
 
     /// Does the work of a connection while it is talked on, and for a moment longer, so that the client reads the end.
     /// Whatever ends first drops the other.
-    async fn attend(&self, work: impl Future<Output = ()>, talk: impl Future<Output = ()>, idle: Idle) {
+    async fn attend(
+        &self,
+        work: impl Future<Output = ()>,
+        talk: impl Future<Output = ()>,
+        idle: Idle,
+    ) -> Result<(), &'static str> {
         let mut work = std::pin::pin!(work);
         tokio::select! {
             () = &mut work => tracing::debug!("the client has left"),
@@ -309,9 +334,13 @@ impl Desk {
                     tracing::debug!("the client does not close the connection");
                 }
             }
-            () = idle.expired() => tracing::info!(limit = ?self.idle_limit, "nothing came or went, closing"),
-            () = self.stop.cancelled() => {}
+            () = idle.expired() => {
+                tracing::info!(limit = ?self.idle_limit, "nothing came or went, closing");
+                return Err("nothing came or went");
+            }
+            () = self.stop.cancelled() => return Err("the daemon leaves"),
         }
+        Ok(())
     }
 }
 

@@ -247,13 +247,17 @@ impl Tree {
     }
 
     fn entrance(&self, cgroup: &CgroupPath) -> Result<Vec<OwnedFd>> {
-        self.create(cgroup)?;
         let open = |hierarchy: &Hierarchy| {
             let procs = below(cgroup, &hierarchy.mount).join("cgroup.procs");
             let door = std::fs::OpenOptions::new().write(true).open(&procs);
             door.map(OwnedFd::from).map_err(file_error(&procs, "open for writing"))
         };
-        self.hierarchies.iter().map(open).collect()
+        let doors = || -> Result<Vec<OwnedFd>> { self.hierarchies.iter().map(open).collect() };
+        // An exec's is there already, and whole: the container's monitor went in after it was made.
+        doors().or_else(|_| {
+            self.create(cgroup)?;
+            doors()
+        })
     }
 
     fn set_limits(&self, cgroup: &CgroupPath, limits: &Limits) -> Result<()> {

@@ -6,6 +6,7 @@ use crate::drivers::seams::*;
 use crate::model::cdi::CdiName;
 use crate::model::container::ImageMount;
 use crate::model::record::{ContainerRecord, SandboxFiles, SandboxRecord};
+use crate::model::selinux::{Label, View};
 use crate::model::users::{Owner, PodUsers};
 use crate::model::{ContainerId, SandboxId, SandboxPlan};
 use crate::spec::ContainerPath;
@@ -29,7 +30,7 @@ impl Images for FakeNode {
         Ok(resolved)
     }
 
-    async fn mount_rootfs(&self, id: &ContainerId, _: &str, _: Option<&PodUsers>) -> DriverResult<PathBuf> {
+    async fn mount_rootfs(&self, id: &ContainerId, _: &str, _: &View) -> DriverResult<PathBuf> {
         self.enter("mount rootfs").await;
         self.make(format!("rootfs {}", id.short()))?;
         Ok("/rootfs".into())
@@ -40,7 +41,7 @@ impl Images for FakeNode {
         id: &ContainerId,
         number: usize,
         image: &ImageMount,
-        _: Option<&PodUsers>,
+        _: &View,
     ) -> DriverResult<MountedImage> {
         self.make(format!("rootfs {}", id.short()))?;
         Ok(MountedImage {
@@ -163,7 +164,7 @@ fn place() -> CheckpointPlace {
 
 #[async_trait]
 impl Bundles for FakeNode {
-    async fn make_sandbox(&self, plan: &SandboxPlan) -> DriverResult<SandboxFiles> {
+    async fn make_sandbox(&self, plan: &SandboxPlan, _: Option<&Label>) -> DriverResult<SandboxFiles> {
         self.make(format!("pod files {}", plan.id.short()))?;
         Ok(SandboxFiles {
             resolv_conf: "/resolv.conf".into(),
@@ -245,6 +246,12 @@ impl HostFiles for FakeNode {
 
     async fn all_devices(&self) -> DriverResult<Vec<HostDevice>> {
         Ok(Vec::new())
+    }
+
+    async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()> {
+        let labels = &mut self.state.lock().unwrap().labels;
+        labels.insert(path.to_owned(), label.to_string());
+        Ok(())
     }
 
     async fn read(&self, path: &Path, _: u64) -> DriverResult<Vec<u8>> {

@@ -6,7 +6,7 @@ use super::layers::{LayerSize, LayerStore};
 use super::overlay::{self, ContainerRootfs, MountedRootfs};
 use super::store::ImageRecord;
 use super::{Error, Image, Limits, Node, Result};
-use crate::model::users::PodUsers;
+use crate::model::selinux::View;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -159,7 +159,7 @@ impl Node {
         self: &Arc<Self>,
         container: String,
         image: ImageId,
-        users: Option<PodUsers>,
+        view: View,
     ) -> Result<MountedRootfs> {
         if !overlay::is_container_id(&container) {
             return Err(Error::InvalidContainerId(container.chars().take(64).collect()));
@@ -197,7 +197,7 @@ impl Node {
         self.blocking("mounting a root file system", move |node| {
             let _lock = lock;
             let content: Vec<PathBuf> = rootfs.layers.iter().map(|layer| node.layers.content(layer)).collect();
-            let mounted = node.overlays.mount(&rootfs, &content, users.as_ref());
+            let mounted = node.overlays.mount(&rootfs, &content, &view);
             mounted.inspect_err(|_| match node.overlays.unmount(&container) {
                 Ok(()) => drop(node.state().rootfs.remove(&container)),
                 Err(error) => {

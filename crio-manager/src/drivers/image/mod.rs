@@ -71,7 +71,7 @@ pub use transfers::Transfers;
 pub use unpack::Limits;
 
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, LayerUsage};
-use crate::model::users::PodUsers;
+use crate::model::selinux::View;
 use keyed_locks::KeyedLocks;
 use layers::{LayerSize, LayerStore};
 use overlay::Overlays;
@@ -291,16 +291,11 @@ impl ImageStore {
 
     /// Mounts a root file system of `image` for a container (64 hex digits); `Ok` if that one is mounted already.
     ///
-    /// With `users`, its files belong to those: 0 in a layer is the pod's root.
-    pub async fn mount_rootfs(
-        &self,
-        container: &str,
-        image: &ImageId,
-        users: Option<&PodUsers>,
-    ) -> Result<MountedRootfs> {
-        let (container, image, users) = (container.to_owned(), image.clone(), users.cloned());
+    /// With users in `view`, its files belong to those: 0 in a layer is the pod's root.
+    pub async fn mount_rootfs(&self, container: &str, image: &ImageId, view: &View) -> Result<MountedRootfs> {
+        let (container, image, view) = (container.to_owned(), image.clone(), view.clone());
         self.run_to_end("mounting a root file system", |node| async move {
-            node.mount_rootfs(container, image, users).await
+            node.mount_rootfs(container, image, view).await
         })
         .await
     }

@@ -24,6 +24,7 @@ use super::error::{Error, Result};
 use super::layers;
 use crate::drivers::idmap::{self, Depth};
 use crate::drivers::record_file;
+use crate::model::selinux::{Label, View};
 use crate::model::users::{Owner, PodUsers, UserMappings};
 
 const CONTAINERS: &str = "containers";
@@ -156,13 +157,9 @@ impl Overlays {
 
     /// Mounts the root file system; `content` is where its layers are, from the bottom up. `Ok` if it is mounted already.
     ///
-    /// With `users`, what is in the layers belongs to those; what the container writes is on disk as it is on the node.
-    pub fn mount(
-        &self,
-        rootfs: &ContainerRootfs,
-        content: &[PathBuf],
-        users: Option<&PodUsers>,
-    ) -> Result<MountedRootfs> {
+    /// With users in `view`, what is in the layers belongs to those; what the container writes is on disk as it is on the node.
+    pub fn mount(&self, rootfs: &ContainerRootfs, content: &[PathBuf], view: &View) -> Result<MountedRootfs> {
+        let users = view.users.as_ref();
         let directory = self.directory(&rootfs.container)?;
         durable::make_private_dir(&directory)?;
         let mappings = users.map(|users| &users.mappings);
@@ -187,19 +184,20 @@ impl Overlays {
             work: &work,
         });
         let mapped = users.filter(|_| !content.is_empty());
-        self.mount_overlay(&directory, &lower, writable, mapped, &merged)?;
+        self.mount_overlay(&directory, &lower, writable, mapped, view.label.as_ref(), &merged)?;
         Ok(MountedRootfs { path: merged })
     }
 
     /// Mounts the volume `number` of `rootfs`, read-only; `content` is where its layers are, from the bottom up. `Ok` if it
-    /// is mounted already. With `users`, what is in the layers belongs to those.
+    /// is mounted already. With users in `view`, what is in the layers belongs to those.
     pub fn mount_volume(
         &self,
         rootfs: &ContainerRootfs,
         number: usize,
         content: &[PathBuf],
-        users: Option<&PodUsers>,
+        view: &View,
     ) -> Result<PathBuf> {
+        let users = view.users.as_ref();
         let directory = self.directory(&rootfs.container)?;
         durable::write_record(&directory.join(RECORD), rootfs)?;
         let target = directory.join(VOLUMES).join(number.to_string());
@@ -214,7 +212,7 @@ impl Overlays {
         let mut lower = top_down(content);
         // Without a writable layer overlayfs wants two. An empty one below hides what one layer says of those below it.
         lower.push(&self.empty_layer);
-        self.mount_overlay(&directory, &lower, None, users, &target)?;
+        self.mount_overlay(&directory, &lower, None, users, view.label.as_ref(), &target)?;
         Ok(target)
     }
 
@@ -225,6 +223,7 @@ impl Overlays {
         lower: &[&Path],
         writable: Option<Writable<'_>>,
         users: Option<&PodUsers>,
+        label: Option<&Label>,
         target: &Path,
     ) -> Result<()> {
         let mapped = directory.join(MAPPED);
@@ -234,8 +233,8 @@ impl Overlays {
         };
         let moved: Vec<&Path> = moved.iter().map(PathBuf::as_path).collect();
         let lower = if users.is_some() { &moved } else { lower };
-        let mounted = match self.mount_by_fd(lower, writable, target) {
-            Err(Errno::NOSYS | Errno::INVAL) => self.mount_by_options(lower, writable, target),
+        let mounted = match self.mount_by_fd(lower, writable, label, target) {
+            Err(Errno::NOSYS | Errno::INVAL) => self.mount_by_options(lower, writable, label, target),
             result => result,
         };
         // Overlayfs has its own hold on them.
@@ -337,7 +336,13 @@ impl Overlays {
     }
 
     /// By the mount API that takes one layer at a time: no limit on their number, no characters to escape.
-    fn mount_by_fd(&self, lower: &[&Path], writable: Option<Writable<'_>>, target: &Path) -> rustix::io::Result<()> {
+    fn mount_by_fd(
+        &self,
+        lower: &[&Path],
+        writable: Option<Writable<'_>>,
+        label: Option<&Label>,
+        target: &Path,
+    ) -> rustix::io::Result<()> {
         let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let configured = (|| {
             rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
@@ -350,6 +355,9 @@ impl Overlays {
             }
             if self.has_index_option {
                 rustix::mount::fsconfig_set_string(&context, "index", "off")?;
+            }
+            if let Some(label) = label {
+                rustix::mount::fsconfig_set_string(&context, "context", label.to_string())?;
             }
             rustix::mount::fsconfig_create(&context)
         })();
@@ -370,6 +378,7 @@ impl Overlays {
         &self,
         lower: &[&Path],
         writable: Option<Writable<'_>>,
+        label: Option<&Label>,
         target: &Path,
     ) -> rustix::io::Result<()> {
         let open =
@@ -390,6 +399,9 @@ impl Overlays {
         }
         if self.has_index_option {
             options.push_str(",index=off");
+        }
+        if let Some(label) = label {
+            options.push_str(&format!(",context=\"{label}\""));
         }
         let flags = match writable {
             Some(_) => MountFlags::empty(),
@@ -548,7 +560,7 @@ mod tests {
                 upper: &upper,
                 work: &work,
             });
-            overlays.mount_by_options(&lower, writable, &merged).unwrap();
+            overlays.mount_by_options(&lower, writable, None, &merged).unwrap();
             assert_eq!(
                 fs::read_to_string(merged.join("top")).unwrap(),
                 "0",
@@ -557,7 +569,7 @@ mod tests {
             fs::write(merged.join("new"), "x").unwrap();
             assert!(upper.join("new").exists());
             rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
-            overlays.mount_by_fd(&lower, writable, &merged).unwrap();
+            overlays.mount_by_fd(&lower, writable, None, &merged).unwrap();
             assert_eq!(fs::read_to_string(merged.join("top")).unwrap(), "0");
             assert!(is_mount_point(&merged).unwrap() && merged.join("new").exists());
             rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
@@ -572,8 +584,17 @@ mod tests {
                 assert!(options.unwrap().contains("ro,nosuid,nodev"), "{options:?}");
                 rustix::mount::unmount(&merged, UnmountFlags::empty()).unwrap();
             };
-            volume(overlays.mount_by_options(&lower, None, &merged));
-            volume(overlays.mount_by_fd(&lower, None, &merged));
+            volume(overlays.mount_by_options(&lower, None, None, &merged));
+            volume(overlays.mount_by_fd(&lower, None, None, &merged));
+
+            if !Path::new("/sys/fs/selinux/enforce").exists() {
+                // A kernel without SELinux knows no such option, and says so.
+                let label = Label::parse("system_u:object_r:container_file_t:s0:c1,c2").unwrap();
+                for mount in [Overlays::mount_by_fd, Overlays::mount_by_options] {
+                    let refused = mount(&overlays, &lower, writable, Some(&label), &merged);
+                    assert_eq!(refused, Err(Errno::INVAL));
+                }
+            }
         });
         thread.join().unwrap();
     }

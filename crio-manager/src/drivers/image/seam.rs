@@ -9,7 +9,8 @@ use crate::drivers::seams::{
 };
 use crate::model::ContainerId;
 use crate::model::container::ImageMount;
-use crate::model::users::{Owner, PodUsers};
+use crate::model::selinux::View;
+use crate::model::users::Owner;
 use crate::spec;
 use async_trait::async_trait;
 use std::path::{Path, PathBuf};
@@ -98,11 +99,9 @@ impl Images for ImageStore {
         })
     }
 
-    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str, users: Option<&PodUsers>) -> DriverResult<PathBuf> {
+    async fn mount_rootfs(&self, id: &ContainerId, image_id: &str, view: &View) -> DriverResult<PathBuf> {
         let image = ImageStore::resolve(self, image_id)?;
-        Ok(ImageStore::mount_rootfs(self, id.as_str(), &image.id, users)
-            .await?
-            .path)
+        Ok(ImageStore::mount_rootfs(self, id.as_str(), &image.id, view).await?.path)
     }
 
     async fn mount_image(
@@ -110,13 +109,13 @@ impl Images for ImageStore {
         id: &ContainerId,
         number: usize,
         image: &ImageMount,
-        users: Option<&PodUsers>,
+        view: &View,
     ) -> DriverResult<MountedImage> {
         let of = ImageStore::resolve(self, &image.image)?;
         Ok(MountedImage {
             image_id: of.id.to_string(),
             path: self
-                .mount_volume(id.as_str(), number, &of.id, &image.sub_path, users)
+                .mount_volume(id.as_str(), number, &of.id, &image.sub_path, view)
                 .await?,
         })
     }

@@ -3,7 +3,7 @@
 use super::beneath::{self, Root, path_of};
 use super::overlay::Volume;
 use super::{Error, ImageId, ImageStore, Node, Result};
-use crate::model::users::PodUsers;
+use crate::model::selinux::View;
 use rustix::fs::{FileType, OFlags};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,12 +18,12 @@ impl ImageStore {
         number: usize,
         image: &ImageId,
         sub_path: &str,
-        users: Option<&PodUsers>,
+        view: &View,
     ) -> Result<PathBuf> {
         let (container, image, sub_path) = (container.to_owned(), image.clone(), sub_path.to_owned());
-        let users = users.cloned();
+        let view = view.clone();
         self.run_to_end("mounting an image", move |node| async move {
-            node.mount_volume(container, number, image, sub_path, users).await
+            node.mount_volume(container, number, image, sub_path, view).await
         })
         .await
     }
@@ -36,7 +36,7 @@ impl Node {
         number: usize,
         image: ImageId,
         sub_path: String,
-        users: Option<PodUsers>,
+        view: View,
     ) -> Result<PathBuf> {
         let lock = self.container_locks.lock(container.clone()).await;
         let (rootfs, layers) = {
@@ -63,7 +63,7 @@ impl Node {
         self.blocking("mounting an image", move |node| {
             let _lock = lock;
             let content: Vec<PathBuf> = layers.iter().map(|layer| node.layers.content(layer)).collect();
-            let mounted = node.overlays.mount_volume(&rootfs, number, &content, users.as_ref())?;
+            let mounted = node.overlays.mount_volume(&rootfs, number, &content, &view)?;
             inside(&mounted, &sub_path)
         })
         .await

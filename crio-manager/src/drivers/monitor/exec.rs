@@ -5,7 +5,6 @@ use super::sync::{end, read_sync, refused};
 use super::{CONTAINER_PID_FILE, ConmonRs, RUNTIME_LOG};
 use crate::drivers::seams::{DriverError, DriverResult, ErrorKind, ExecLaunch, ExecOutcome, ExecOutput};
 use conmon_rs::contract::{self, SyncMessage};
-use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -16,27 +15,30 @@ pub const EXEC_OUTPUT_BYTES: usize = 16 * 1024 * 1024 - 1024;
 /// Most of its log, where every line has a head, in bytes. The monitor drops what comes then.
 const EXEC_LOG_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Names in the directory of an exec.
+const PROCESS_SPEC: &str = "process.json";
+const LOG: &str = "log";
+
 /// How much longer than an exec's own time-out its monitor may take to kill it and say so.
 const EXEC_MARGIN: Duration = Duration::from_secs(30);
 
 impl ConmonRs {
     /// The directory of an exec, gone with what is returned, and its monitor's command line as far as it is any exec's.
     pub(super) async fn exec_session(&self, exec: &ExecLaunch) -> DriverResult<(TempDir, Arguments)> {
-        let directory = tempfile::Builder::new()
-            .prefix("exec-")
-            .tempdir_in(&self.exec_dir)
-            .map_err(|error| DriverError::io("exec directory", &error))?;
+        let (place, process_json) = (self.exec_dir.clone(), exec.process_json.clone());
+        let directory = blocking("exec directory", move || {
+            let directory = tempfile::Builder::new().prefix("exec-").tempdir_in(place)?;
+            std::fs::write(directory.path().join(PROCESS_SPEC), process_json)?;
+            Ok(directory)
+        })
+        .await?;
         let file = |name: &str| directory.path().join(name);
-        let spec = file("process.json");
-        tokio::fs::write(&spec, &exec.process_json)
-            .await
-            .map_err(|error| DriverError::io("exec spec", &error))?;
 
         let mut arguments = Arguments::default();
         arguments.flag("--exec");
         arguments.flag("--sync");
         arguments.option("--cid", exec.id.as_str());
-        arguments.option("--exec-process-spec", &spec);
+        arguments.option("--exec-process-spec", file(PROCESS_SPEC));
         arguments.option("--container-pidfile", file(CONTAINER_PID_FILE));
         arguments.option("--log-level", "error");
         if exec.own_users {
@@ -52,7 +54,7 @@ impl ConmonRs {
     /// Runs a command to its end.
     pub(super) async fn run(&self, exec: ExecLaunch) -> DriverResult<ExecOutcome> {
         let (session, mut arguments) = self.exec_session(&exec).await?;
-        let log = session.path().join("log");
+        let log = session.path().join(LOG);
         arguments.option("--log-path", prefixed("k8s-file:", log.as_os_str()));
         arguments.option("--log-global-size-max", EXEC_LOG_BYTES.to_string());
         arguments.flag("--no-sync-log");
@@ -89,7 +91,7 @@ impl ConmonRs {
         match message {
             Ok(SyncMessage::ExitCode(code)) => Ok(ExecOutcome::Ended {
                 exit_code: i32::from(code),
-                output: exec_output(&log).await?,
+                output: exec_output(session, starting.temporary).await?,
             }),
             Ok(SyncMessage::TimedOut) => Ok(ExecOutcome::TimedOut),
             Ok(SyncMessage::Failed { message }) => Err(refused(session.path(), message.as_bytes()).await),
@@ -105,20 +107,28 @@ impl ConmonRs {
     }
 }
 
-/// Takes an exec's log apart into its two streams, up to `EXEC_OUTPUT_BYTES`.
-async fn exec_output(log: &Path) -> DriverResult<ExecOutput> {
-    let log = log.to_owned();
-    let parsed = tokio::task::spawn_blocking(move || {
-        let log = std::fs::File::open(log)?;
+/// Takes an exec's log apart into its two streams, up to `EXEC_OUTPUT_BYTES`, and removes what the exec needed.
+async fn exec_output(session: TempDir, temporary: TempDir) -> DriverResult<ExecOutput> {
+    blocking("exec output", move || {
+        let log = std::fs::File::open(session.path().join(LOG))?;
         let cut_by_monitor = log.metadata()?.len() >= EXEC_LOG_BYTES;
         let mut output = read_output(std::io::BufReader::new(log), EXEC_OUTPUT_BYTES)?;
         output.is_cut |= cut_by_monitor;
+        drop((session, temporary));
         Ok(output)
-    });
-    let parsed = parsed
+    })
+    .await
+}
+
+/// Each change of threads costs: what belongs together is done in one.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> DriverResult<T> {
+    let done = tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)));
-    parsed.map_err(|error| DriverError::io("exec output", &error))
+    done.map_err(|error| DriverError::io(what, &error))
 }
 
 /// The streams of a log, up to `limit` bytes of both together.

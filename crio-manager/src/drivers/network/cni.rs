@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::config::{NetworkList, PluginConfig, find_program};
 use super::plugin::{self, PluginError};
 use super::program::ProgramError;
+use crate::spans;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -185,11 +186,16 @@ impl Plugins {
         let stdin =
             serde_json::to_vec(&config).map_err(|error| failed(ProgramError::Pipe { source: error.into() }.into()))?;
         let started = Instant::now();
-        let outcome = plugin::run(plugin::Call {
+        let call = plugin::Call {
             program,
             environment,
             stdin,
             deadline,
+        };
+        let outcome = spans::within("CNI plugin", async {
+            spans::note("plugin", plugin.program.as_str());
+            spans::note("command", command.to_string());
+            plugin::run(call).await
         })
         .await;
         let elapsed_ms = started.elapsed().as_millis();

@@ -12,6 +12,7 @@ use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::container::ContainerPlan;
 use crate::model::name::Pairs;
 use crate::model::record::{Handler, RunningUser};
+use crate::model::selinux::{Label, Labels, View};
 use crate::model::users::PodUsers;
 use crate::model::{ProcessId, signal};
 use crate::spec::annotations::AnnotationRequest;
@@ -40,6 +41,8 @@ pub(in crate::lifecycle) struct Specified {
     pub files: Vec<(&'static str, Vec<u8>)>,
     /// What a stop sends first, 1–64.
     pub stop_signal: i32,
+    /// What of these the process may change, and their label, where they need one.
+    pub label: Option<(Label, Vec<PathBuf>)>,
     /// Who it runs as.
     pub user: RunningUser,
     /// The ids of the images that are its volumes, by the path in the container.
@@ -66,7 +69,7 @@ impl Lifecycle {
         plan: &ContainerPlan,
         image: &ResolvedImage,
         rootfs: &Path,
-        users: Option<&PodUsers>,
+        view: &View,
     ) -> Result<Specified, StepFailed> {
         let d = self.drivers();
         let passwd = d
@@ -80,7 +83,7 @@ impl Lifecycle {
             .await
             .in_step("read groups of image")?;
 
-        let (mounts, volume_images) = self.asked_mounts(plan, users).await?;
+        let (mounts, volume_images) = self.asked_mounts(sandbox, plan, view).await?;
         let seccomp = self.seccomp_request(&plan.security.seccomp).await?;
         let mut devices = Vec::new();
         if plan.security.privileged && !sandbox.handler.privileged_without_host_devices {
@@ -102,12 +105,13 @@ impl Lifecycle {
         let (pid, joined_pid_namespace) = self.pid_namespace(sandbox, plan).in_step("choose PID namespace")?;
         let outside = Outside {
             rootfs,
-            users,
+            users: view.users.as_ref(),
             bundle: &bundle,
             mounts,
             devices,
             added: self.added(&sandbox.plan, plan).await?,
             seccomp,
+            labels: self.container_labels(&sandbox.plan, &plan.security)?,
             pid,
             joined_pid_namespace,
             passwd,
@@ -238,7 +242,7 @@ impl Lifecycle {
             image: image.config.clone(),
             process,
             user: user.clone(),
-            security: security_request(asked, &defaults, outside.seccomp)?,
+            security: security_request(asked, &defaults, outside.seccomp, &outside.labels)?,
             namespaces: self.namespaces(&pod.namespaces, outside.users, outside.pid, asked.privileged),
             hostname: if host_uts {
                 defaults.node_name.clone()
@@ -267,7 +271,12 @@ impl Lifecycle {
             .as_ref()
             .map(|process| process.cwd().display().to_string());
         rootfs_dirs.extend(working_dir);
+        let made = files.iter().map(|(name, _)| Path::new(name));
+        let made = made.chain(volume_dirs.iter().map(PathBuf::as_path));
+        let made = made.chain(copies.iter().map(|(_, below)| below.as_path()));
+        let made = made.map(|below| outside.bundle.join(below)).collect();
         Ok(Specified {
+            label: outside.labels.file.map(|label| (label, made)),
             json: json(&built.spec)?,
             rootfs_dirs,
             volume_dirs,
@@ -297,6 +306,7 @@ struct Outside<'a> {
     devices: Vec<Device>,
     added: Added,
     seccomp: SeccompRequest,
+    labels: Labels,
     pid: Namespace,
     joined_pid_namespace: Option<ProcessId>,
     passwd: Option<Vec<u8>>,
@@ -372,7 +382,7 @@ mod tests {
             id_mapped: false,
         });
         let built = lifecycle
-            .specify(&sandbox, &plan, &image, Path::new("/rootfs"), None)
+            .specify(&sandbox, &plan, &image, Path::new("/rootfs"), &View::default())
             .await
             .unwrap();
         let spec = serde_json::from_slice(&built.json).unwrap();

@@ -2,11 +2,13 @@
 
 use super::json;
 use super::namespaces::pod_users;
+use super::selinux::selinux_labels;
 use crate::drivers::seams::DriverError;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::record::PinnedNamespaces;
 use crate::model::security::Profile;
+use crate::model::selinux::Labels;
 use crate::model::{CgroupPath, SandboxPlan};
 use crate::spec::annotations::AnnotationRequest;
 use crate::spec::mounts::{Access, Mount, MountAccess, MountRequest};
@@ -29,6 +31,7 @@ impl Lifecycle {
         pins: &PinnedNamespaces,
         rootfs: &Path,
         parent: &CgroupPath,
+        labels: &Labels,
     ) -> Result<Vec<u8>, StepFailed> {
         // Nobody asked for the pause program, so that where nothing is said it has a filter all the same.
         let asked = plan.seccomp.as_ref().unwrap_or(&Profile::RuntimeDefault);
@@ -58,7 +61,7 @@ impl Lifecycle {
                 readonly_paths: spec::security::default_readonly_paths(),
                 seccomp,
                 apparmor: AppArmor::Absent,
-                selinux: None,
+                selinux: selinux_labels(labels),
             },
             namespaces: self.namespaces(
                 pins,

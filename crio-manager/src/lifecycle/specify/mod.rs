@@ -8,6 +8,7 @@ mod mounts;
 mod namespaces;
 mod resources;
 mod security;
+mod selinux;
 
 pub(super) use exec::specify_exec;
 pub(super) use namespaces::pod_users;
@@ -15,6 +16,7 @@ pub(super) use resources::{blame_named_file, blame_parent, specify_update};
 
 use super::Lifecycle;
 use crate::drivers::seams::{DriverError, ErrorKind};
+use crate::model::selinux::{BadLabel, HostLabels};
 #[cfg(test)]
 use crate::model::trust::Trust;
 use crate::model::trust::TrustPolicy;
@@ -58,6 +60,8 @@ pub struct SpecDefaults {
     pub pause_path: PathBuf,
     /// The kernel has AppArmor on.
     pub apparmor: bool,
+    /// What SELinux gives containers here; `None` where it is off.
+    pub selinux: Option<HostLabels>,
     /// Whether pods can have user namespaces, or why not.
     pub user_namespaces: Result<(), String>,
     /// Which runtime handler untrusted pods get.
@@ -95,6 +99,12 @@ impl From<SpecError> for DriverError {
     }
 }
 
+impl From<BadLabel> for DriverError {
+    fn from(refused: BadLabel) -> Self {
+        Self::new(ErrorKind::Invalid, refused.to_string())
+    }
+}
+
 #[cfg(test)]
 impl SpecDefaults {
     /// A node that can do everything.
@@ -115,6 +125,7 @@ impl SpecDefaults {
             default_mounts_files: vec!["/secrets".into()],
             pause_path: "/pause".into(),
             apparmor: false,
+            selinux: None,
             user_namespaces: Ok(()),
             trust: TrustPolicy {
                 untrusted_handler: None,

@@ -2,27 +2,43 @@
 
 use super::container::container_path;
 use crate::lifecycle::Lifecycle;
-use crate::lifecycle::error::{MOUNT_IMAGE, Step, StepFailed};
+use crate::lifecycle::cell::SandboxCell;
+use crate::lifecycle::error::{InStep, MOUNT_IMAGE, Step, StepFailed, stopped_meanwhile};
+use crate::lifecycle::under_way;
 use crate::model::container::{ContainerPlan, MountPlan, MountSource, Propagation};
-use crate::model::users::PodUsers;
+use crate::model::selinux::View;
 use crate::spec;
 use crate::spec::mounts::{Mount, MountAccess};
 use std::collections::BTreeMap;
+
+const RELABEL: &str = "relabel mount source";
 
 impl Lifecycle {
     /// Resolves the sources of the mounts, and mounts the images among them, which the release of the root file system
     /// gives back. With the ids of those images by the path in the container.
     pub(super) async fn asked_mounts(
         &self,
+        sandbox: &SandboxCell,
         plan: &ContainerPlan,
-        users: Option<&PodUsers>,
+        view: &View,
     ) -> Result<(Vec<Mount>, BTreeMap<String, String>), StepFailed> {
         let d = self.drivers();
+        let users = view.users.as_ref();
+        let labels = self.container_labels(&sandbox.plan, &plan.security)?;
         let (mut mounts, mut images) = (Vec::new(), BTreeMap::new());
         for (number, mount) in plan.mounts.iter().enumerate() {
             let (host_path, access) = match &mount.source {
                 MountSource::Host { host_path } => {
                     let resolved = d.host.ensure_dir(host_path).step("resolve mount source").await?;
+                    if let Some(label) = labels.of_volumes().filter(|_| mount.selinux_relabel) {
+                        under_way::at(RELABEL);
+                        // It may take long, and a pod that is stopped meanwhile does not wait for it.
+                        let labelled = tokio::select! {
+                            labelled = d.host.relabel(&resolved, label) => labelled,
+                            () = sandbox.stopped() => Err(stopped_meanwhile()),
+                        };
+                        labelled.in_step(RELABEL)?;
+                    }
                     let with_owners = match users.filter(|_| mount.id_mapped) {
                         Some(users) => {
                             let mapped = d.bundle.mount_for(&plan.id, number, &resolved, users);
@@ -35,7 +51,7 @@ impl Lifecycle {
                 MountSource::Image { image } => {
                     let mounted = d
                         .image
-                        .mount_image(&plan.id, number, image, users)
+                        .mount_image(&plan.id, number, image, view)
                         .step(MOUNT_IMAGE)
                         .await?;
                     images.insert(mount.container_path.clone(), mounted.image_id);

@@ -1,9 +1,11 @@
 //! Who a container runs as, and what that user may do.
 
 use super::SpecDefaults;
+use super::selinux::selinux_labels;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::error::{InStep, StepFailed};
 use crate::model::security::{GroupsPolicy, Profile, RunAs, Security};
+use crate::model::selinux::Labels;
 use crate::spec::seccomp::{PROFILE_MAX_BYTES, SeccompRequest};
 use crate::spec::security::{AppArmor, CapabilityList, CapabilityRequest, NewPrivileges, Privilege, SecurityRequest};
 use crate::spec::user::{self, Identity, UserRequest};
@@ -47,6 +49,7 @@ pub(super) fn security_request(
     asked: &Security,
     defaults: &SpecDefaults,
     seccomp: SeccompRequest,
+    selinux: &Labels,
 ) -> Result<SecurityRequest, SpecError> {
     let paths = |paths: &[String]| {
         paths
@@ -91,6 +94,6 @@ pub(super) fn security_request(
             Profile::Unconfined if defaults.apparmor => AppArmor::Unconfined,
             Profile::Unconfined | Profile::RuntimeDefault => AppArmor::Absent,
         },
-        selinux: None,
+        selinux: selinux_labels(selinux),
     })
 }

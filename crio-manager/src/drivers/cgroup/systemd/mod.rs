@@ -7,6 +7,9 @@
 //! Killing, counting and reading go by the file system: a scope is delegated to us.
 
 mod bus;
+mod calls;
+
+pub use calls::Calls;
 
 use super::cgroupfs::{Cgroupfs, is_gone};
 use super::{Counters, Error as CgroupError, Usage};
@@ -84,6 +87,7 @@ impl From<Error> for DriverError {
 pub struct Systemd {
     files: Cgroupfs,
     bus: Arc<Bus>,
+    calls: Calls,
     /// A program that does nothing until it is ended.
     holder: PathBuf,
     /// Keeps the delegated scope for as long as this daemon lives. Locked while that scope is made.
@@ -98,10 +102,11 @@ pub fn delegated() -> CgroupPath {
 
 impl Systemd {
     /// Nothing is asked of systemd before the first pod. `holder` is a program that does nothing until it is ended.
-    pub fn new(files: Cgroupfs, holder: PathBuf) -> Self {
+    pub fn new(files: Cgroupfs, holder: PathBuf, calls: Calls) -> Self {
         Self {
             files,
             bus: Arc::default(),
+            calls,
             holder,
             delegated: Mutex::default(),
         }
@@ -132,9 +137,10 @@ impl Systemd {
         let holder = self.spawn_holder()?;
         let pid = holder.id().unwrap_or_default(); // nobody has waited for it
         let (bus, unit, slice) = (self.bus.clone(), scope.unit.clone(), scope.slice.clone());
+        let calls = self.calls.clone();
         let (done, answer) = oneshot::channel();
         tokio::spawn(async move {
-            let started = bus.start_scope(&unit, &slice, pid).await;
+            let started = calls.count("start", bus.start_scope(&unit, &slice, pid)).await;
             // Whoever asked may have left: then both ends here.
             let _ = done.send(started.map(|start| (start, holder)));
         });
@@ -149,13 +155,17 @@ impl Systemd {
         }
     }
 
+    async fn forget(&self, unit: &str) -> Result<(), Error> {
+        self.calls.count("forget", self.bus.forget(unit)).await
+    }
+
     /// A new scope for one monitor, which the answer keeps there.
     async fn fresh_scope(&self, scope: &Scope) -> DriverResult<Child> {
         let holder = match self.start_scope(scope).await? {
             (Start::Made, holder) => holder,
             (Start::Exists, _) => {
                 // Nobody is in it: left by a daemon that was killed here, or about to go.
-                self.bus.forget(&scope.unit).await?;
+                self.forget(&scope.unit).await?;
                 match self.start_scope(scope).await? {
                     (Start::Made, holder) => holder,
                     (Start::Exists, _) => return Err(self.in_the_way(scope).await?.into()),
@@ -267,7 +277,7 @@ impl Cgroups for Systemd {
     async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()> {
         Cgroups::remove(&self.files, cgroup).await?;
         match cgroup.scope() {
-            Some(scope) if scope.cgroup == *cgroup => Ok(self.bus.forget(&scope.unit).await?),
+            Some(scope) if scope.cgroup == *cgroup => Ok(self.forget(&scope.unit).await?),
             _ => Ok(()),
         }
     }
@@ -294,7 +304,8 @@ impl Cgroups for Systemd {
             known.push(("MemorySwapMax", swap.into()));
         }
         if let Some(scope) = cgroup.scope().filter(|_| !known.is_empty()) {
-            self.bus.set_properties(&scope.unit, &known).await?;
+            let set = self.bus.set_properties(&scope.unit, &known);
+            self.calls.count("set_properties", set).await?;
         }
         Cgroups::complete_limits(&self.files, cgroup, asked).await
     }
