@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::Context as _;
+use e2e::service_host::SYSTEMD;
 use e2e::{ServiceHost, eventually, sh};
 
 use crate::Effort;
 use crate::table::{Samples, Table};
 
-const SYSTEMD: &str = "cgroup_manager = \"systemd\"\n";
 const DELEGATED: &str = "[crio.runtime.runtimes.runc]\nmonitor_cgroup = \"delegated\"\n";
 const SLICE: &str = "kubepods-bench.slice";
 /// What is asked of systemd after the last pod: all calls before it have been seen then.

@@ -4,15 +4,13 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 use cri::v1::{LinuxContainerResources, UpdateContainerResourcesRequest};
-use e2e::{Client, RunningPod, ServiceHost, eventually, sh};
+use e2e::service_host::{SLICE, SLICE_CGROUP, SYSTEMD, container_scope, monitor_scope};
+use e2e::{Client, RunningPod, ServiceHost, eventually, service_host, sh};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-const SYSTEMD: &str = "cgroup_manager = \"systemd\"\n";
 const DELEGATED: &str = "[crio.runtime.runtimes.runc]\nmonitor_cgroup = \"delegated\"\n";
 const DELEGATED_SCOPE: &str = "crio-monitors.scope";
-const SLICE: &str = "kubepods-burstable-pod1.slice";
-const PATH: &str = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice";
 
 /// Where the bus looks for what a package, or an administrator, adds to its configuration.
 const BUS_CONFIGURATION: &str = "/etc/dbus-1/system.d/zz-test.conf";
@@ -22,24 +20,6 @@ const DENIED: &str = "<policy context=\"mandatory\"><deny send_destination=\"org
     send_interface=\"org.freedesktop.systemd1.Manager\" send_member=\"StartTransientUnit\"/></policy>";
 /// No call of anybody's that is to be answered.
 const LIMITED: &str = "<limit name=\"max_replies_per_connection\">0</limit>";
-
-/// No systemd, no test: the reason has been said.
-macro_rules! host {
-    ($configuration:expr) => {
-        match ServiceHost::start($configuration).await.unwrap() {
-            Some(host) => host,
-            None => return,
-        }
-    };
-}
-
-fn container_scope(id: &str) -> String {
-    format!("crio-{id}.scope")
-}
-
-fn monitor_scope(id: &str) -> String {
-    format!("crio-conmon-{id}.scope")
-}
 
 /// Has the bus follow more rules than it has; `None` takes them away again.
 fn configure_bus(host: &ServiceHost, rules: Option<&str>) {
@@ -82,7 +62,7 @@ async fn creation_fails(pod: &RunningPod, name: &str) -> Status {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_the_bus_answers_with_is_named_and_costs_one_creation() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
     let before = pod.sh("before", "sleep 1000").await.unwrap();
     for (rules, name, code) in [
@@ -120,7 +100,7 @@ async fn an_error_that_the_bus_answers_with_is_named_and_costs_one_creation() {
 /// Where monitors need no call of the bus, it is the runtime that is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_the_runtime_gets_from_the_bus_is_in_its_words() {
-    let host = host!(&format!("{SYSTEMD}{DELEGATED}"));
+    let host = service_host!(&format!("{SYSTEMD}{DELEGATED}"));
     let pod = host.running_pod(SLICE).await.unwrap();
     let before = pod.sh("before", "sleep 1000").await.unwrap();
     configure_bus(&host, Some(DENIED));
@@ -183,7 +163,7 @@ async fn is(host: &ServiceHost, unit: &str, state: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scope_of_the_monitors_name_makes_way_or_is_named() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
     connect_to_bus(&pod).await;
 
@@ -244,7 +224,7 @@ async fn a_scope_of_the_monitors_name_makes_way_or_is_named() {
 /// Before version 1.1.6 runc takes no notice of it and places the container by the file system.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scope_of_the_containers_name_is_named_or_costs_the_container_nothing() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
     connect_to_bus(&pod).await;
     let (creating, id) = held_up(&host, &pod).await;
@@ -255,7 +235,7 @@ async fn a_scope_of_the_containers_name_is_named_or_costs_the_container_nothing(
     match creating.await.unwrap() {
         Ok(made) => {
             let process = host.client.pid(&made).await.unwrap().to_string();
-            let procs = format!("sort -u /sys/fs/cgroup/*{PATH}/{unit}/cgroup.procs");
+            let procs = format!("sort -u /sys/fs/cgroup/*{SLICE_CGROUP}/{unit}/cgroup.procs");
             assert_eq!(host.host.run("sh", &["-c", &procs]).unwrap().trim(), process);
             host.client.remove(&made).await.unwrap();
         }
@@ -272,7 +252,7 @@ async fn a_scope_of_the_containers_name_is_named_or_costs_the_container_nothing(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delegated_scope_elsewhere_is_named_and_left_alone() {
-    let host = host!(&format!("{SYSTEMD}{DELEGATED}"));
+    let host = service_host!(&format!("{SYSTEMD}{DELEGATED}"));
     let pod = host.running_pod(SLICE).await.unwrap();
     make_scope(&host, DELEGATED_SCOPE, "other.slice", &[], "sleep 1000");
     is(&host, DELEGATED_SCOPE, "active").await;
@@ -321,7 +301,7 @@ async fn update(client: &Client, id: &str, linux: LinuxContainerResources) -> Re
 /// The kernel takes a memory limit above the pod's on both versions: the pod's is the one that holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_above_the_pods_ends_at_the_pods() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
     let mut config = sh(
         "c",
@@ -355,7 +335,7 @@ async fn memory_above_the_pods_ends_at_the_pods() {
 /// Version 1 refuses them, with a word that says little; on version 2 the pod's are the ones that hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn cpus_outside_the_pods_are_refused_with_the_pods_or_not_used() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     if std::thread::available_parallelism().unwrap().get() < 2 {
         return eprintln!("SKIPPED: one CPU is never outside another's");
     }
@@ -370,7 +350,7 @@ async fn cpus_outside_the_pods_are_refused_with_the_pods_or_not_used() {
             .unwrap();
     } else {
         let script = format!(
-            "cd /sys/fs/cgroup/cpuset{PATH} && for scope in crio-*; do echo 0 >$scope/cpuset.cpus; done && echo 0 >cpuset.cpus"
+            "cd /sys/fs/cgroup/cpuset{SLICE_CGROUP} && for scope in crio-*; do echo 0 >$scope/cpuset.cpus; done && echo 0 >cpuset.cpus"
         );
         host.host.run("sh", &["-c", &script]).unwrap();
     }
@@ -395,14 +375,17 @@ async fn cpus_outside_the_pods_are_refused_with_the_pods_or_not_used() {
         if v2(&host) {
             let id = created.unwrap();
             updated.unwrap();
-            let effective = format!("/sys/fs/cgroup{PATH}/{}/cpuset.cpus.effective", container_scope(&id));
+            let effective = format!(
+                "/sys/fs/cgroup{SLICE_CGROUP}/{}/cpuset.cpus.effective",
+                container_scope(&id)
+            );
             assert_eq!(fs::read_to_string(host.host.inside(effective)).unwrap(), "0\n");
             host.client.remove(&id).await.unwrap();
         } else {
             for refusal in [created.map(drop), updated] {
                 let refusal = refusal.unwrap_err();
                 assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
-                for part in words.iter().chain(&[PATH]) {
+                for part in words.iter().chain(&[SLICE_CGROUP]) {
                     assert!(refusal.message().contains(part), "no {part:?}: {refusal}");
                 }
             }

@@ -6,34 +6,13 @@ use cri::v1::{
     CgroupDriver, ContainerStatsRequest, LinuxContainerResources, NamespaceMode, RuntimeConfigRequest,
     UpdateContainerResourcesRequest,
 };
-use e2e::{ServiceHost, eventually, refused, sh};
+use e2e::service_host::{SLICE, SLICE_CGROUP, SYSTEMD, container_scope, monitor_scope};
+use e2e::{ServiceHost, eventually, refused, service_host, sh};
 use tonic::Code;
-
-const SYSTEMD: &str = "cgroup_manager = \"systemd\"\n";
-const SLICE: &str = "kubepods-burstable-pod1.slice";
-const PATH: &str = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice";
-
-/// No systemd, no test: the reason has been said.
-macro_rules! host {
-    ($configuration:expr) => {
-        match ServiceHost::start($configuration).await.unwrap() {
-            Some(host) => host,
-            None => return,
-        }
-    };
-}
-
-fn container_scope(id: &str) -> String {
-    format!("crio-{id}.scope")
-}
-
-fn monitor_scope(id: &str) -> String {
-    format!("crio-conmon-{id}.scope")
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_lives_and_dies_in_its_slice() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let mut runtime = host.client.runtime.clone();
     let linux = runtime
         .runtime_config(RuntimeConfigRequest {})
@@ -60,14 +39,17 @@ async fn a_pod_lives_and_dies_in_its_slice() {
     for unit in [&container, &monitor] {
         assert_eq!(host.property(unit, "ActiveState").unwrap(), "active");
         assert_eq!(host.property(unit, "Slice").unwrap(), SLICE);
-        assert_eq!(host.property(unit, "ControlGroup").unwrap(), format!("{PATH}/{unit}"));
+        assert_eq!(
+            host.property(unit, "ControlGroup").unwrap(),
+            format!("{SLICE_CGROUP}/{unit}")
+        );
     }
     assert_eq!(host.property(&monitor, "KillSignal").unwrap(), "13");
     assert_eq!(host.property(&monitor, "CollectMode").unwrap(), "inactive-or-failed");
     assert_eq!(host.property(&monitor, "Delegate").unwrap(), "yes");
     let monitors = host.host.run("pgrep", &["-x", "conmon-rs"]).unwrap();
     assert_eq!(
-        host.processes_in(&format!("{PATH}/{monitor}")).unwrap(),
+        host.processes_in(&format!("{SLICE_CGROUP}/{monitor}")).unwrap(),
         [monitors.trim()],
         "the monitor alone, and nobody who held its place"
     );
@@ -103,7 +85,7 @@ async fn a_pod_lives_and_dies_in_its_slice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_that_is_no_slice_is_refused() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     for (parent, reason) in [
         ("/kubepods/pod1", "it takes a slice"),
         ("-.slice", "root slice"),
@@ -122,7 +104,7 @@ async fn a_parent_that_is_no_slice_is_refused() {
 /// The pod of each has a process, so each takes two scopes.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_come_and_go_at_once() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let pods: Vec<_> = (0..10)
         .map(|number| host.pod(&format!("kubepods-pod{number}.slice"), NamespaceMode::Pod))
         .collect();
@@ -142,14 +124,14 @@ async fn many_come_and_go_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_comes_and_goes_and_scopes_stay() {
-    let mut host = host!(SYSTEMD);
+    let mut host = service_host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
     let id = pod.sh("lasting", "while :; do sleep 0.05; done").await.unwrap();
     let started = host.client.status(&id).await.unwrap().started_at;
     let both = [monitor_scope(&id), container_scope(&id)];
     let inside = |host: &ServiceHost| {
         both.iter()
-            .map(|unit| host.processes_in(&format!("{PATH}/{unit}")).unwrap())
+            .map(|unit| host.processes_in(&format!("{SLICE_CGROUP}/{unit}")).unwrap())
             .collect::<Vec<_>>()
     };
     let monitor = inside(&host).swap_remove(0);
@@ -192,7 +174,7 @@ async fn the_service_comes_and_goes_and_scopes_stay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bus_that_is_gone_is_named_and_found_again() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
     let id = pod.sh("before", "while :; do sleep 0.05; done").await.unwrap();
 
@@ -216,7 +198,7 @@ async fn a_bus_that_is_gone_is_named_and_found_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bus_that_hangs_costs_a_bounded_wait() {
-    let host = host!(SYSTEMD);
+    let host = service_host!(SYSTEMD);
     let pod = host.running_pod(SLICE).await.unwrap();
     let first = pod.sh("first", "sleep 1000").await.unwrap();
     let bus = host.property("dbus.service", "MainPID").unwrap();
@@ -246,7 +228,7 @@ async fn a_bus_that_hangs_costs_a_bounded_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn monitors_may_have_a_slice_of_their_own() {
     let handler = "[crio.runtime.runtimes.runc]\nmonitor_cgroup = \"crio-monitors.slice\"\n";
-    let host = host!(&format!("{SYSTEMD}{handler}"));
+    let host = service_host!(&format!("{SYSTEMD}{handler}"));
     let pod = host.running_pod(SLICE).await.unwrap();
     let id = pod.sh("c", "while :; do sleep 0.05; done").await.unwrap();
     let (container, monitor) = (container_scope(&id), monitor_scope(&id));
@@ -261,7 +243,7 @@ async fn monitors_may_have_a_slice_of_their_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn monitors_may_share_a_delegated_scope() {
     let handler = "[crio.runtime.runtimes.runc]\nmonitor_cgroup = \"delegated\"\n";
-    let mut host = host!(&format!("{SYSTEMD}{handler}"));
+    let mut host = service_host!(&format!("{SYSTEMD}{handler}"));
     let pod = host.running_pod(SLICE).await.unwrap();
     let leaf = |id: &str| format!("/crio.slice/crio-monitors.scope/crio-conmon-{id}");
     let first = pod.sh("first", "while :; do sleep 0.05; done").await.unwrap();

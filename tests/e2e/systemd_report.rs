@@ -4,18 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::Context as _;
-use e2e::ServiceHost;
+use e2e::{ServiceHost, service_host};
 use serde_json::Value;
-
-/// No systemd, no test: the reason has been said.
-macro_rules! host {
-    ($configuration:expr) => {
-        match ServiceHost::start($configuration).await.unwrap() {
-            Some(host) => host,
-            None => return,
-        }
-    };
-}
 
 /// What the host's files say: the version in Status, in `check`, and the controllers.
 struct Delegated {
@@ -72,7 +62,7 @@ fn words(found: &Value) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_host_delegates_is_what_status_and_check_say() {
-    let mut host = host!("cgroup_manager = \"systemd\"\n");
+    let mut host = service_host!("cgroup_manager = \"systemd\"\n");
     let real = delegated(&host).unwrap();
     assert!(real.controllers.contains("memory"), "{:?}", real.controllers);
     for manager in ["systemd", "cgroupfs"] {
@@ -108,7 +98,7 @@ async fn what_the_host_delegates_is_what_status_and_check_say() {
 /// With what a controller's delegation fails of: on version 1 it is not mounted, on version 2 not in the root's list.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_controller_that_is_not_delegated_is_named_by_check() {
-    let host = host!("");
+    let host = service_host!("");
     let missing = if host.host.inside("/sys/fs/cgroup/cgroup.controllers").exists() {
         "cpuset"
     } else {

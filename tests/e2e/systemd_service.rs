@@ -12,20 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use e2e::service_host::UNIT;
-use e2e::{Client, RunningPod, ServiceHost, eventually};
+use e2e::{Client, RunningPod, ServiceHost, eventually, service_host};
 use h2::Reason;
 use serde_json::Value;
 use tonic::{Code, Status};
-
-/// No systemd, no test: the reason has been said.
-macro_rules! host {
-    ($configuration:expr) => {
-        match ServiceHost::start($configuration).await.unwrap() {
-            Some(host) => host,
-            None => return,
-        }
-    };
-}
 
 const RESTARTS: usize = 3;
 /// Clients with a connection for each call, beside one that keeps its connection.
@@ -70,7 +60,7 @@ fn was_not_taken(status: &Status) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_is_refused_while_the_daemon_is_restarted() {
-    let host = host!("");
+    let host = service_host!("");
     restart_under_calls(&host).await;
     host.finish().await.unwrap();
 }
@@ -78,7 +68,7 @@ async fn no_call_is_refused_while_the_daemon_is_restarted() {
 /// Nobody holds the socket but the daemon, and between two daemons the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_is_refused_where_the_daemon_made_the_socket_itself() {
-    let mut host = host!("");
+    let mut host = service_host!("");
     let unit = host.host.inside("/etc/systemd/system/crio-manager.socket");
     let text = fs::read(&unit).unwrap();
     host.host
@@ -170,7 +160,7 @@ async fn restart_under_calls(host: &ServiceHost) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_started_by_hand_names_the_one_that_runs_and_leaves_it_alone() {
-    let host = host!("");
+    let host = service_host!("");
     let running = host.main_pid().unwrap();
     let second = host.host.command("crio-manager").output().unwrap();
     assert!(!second.status.success());
@@ -201,7 +191,7 @@ async fn a_daemon_started_by_hand_names_the_one_that_runs_and_leaves_it_alone() 
 /// And who calls meanwhile is answered when the configuration is right again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_is_not_the_configured_one_is_named() {
-    let host = host!("");
+    let host = service_host!("");
     host.configure("50-listen.conf", "[crio.api]\nlisten = \"/run/crio/other.sock\"\n")
         .unwrap();
     assert!(host.host.run("systemctl", &["restart", UNIT]).is_err());
@@ -251,7 +241,7 @@ fn kernel_tells() -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exit_that_nobody_saw_is_asked_of_the_kernel() {
-    let mut host = host!("");
+    let mut host = service_host!("");
     if !kernel_tells() {
         return eprintln!("SKIPPED: this kernel is older than 6.15 and forgets how a process ended");
     }
@@ -294,7 +284,7 @@ async fn an_exit_that_nobody_saw_is_asked_of_the_kernel() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_daemon_is_restarted_and_loses_no_container() {
-    let mut host = host!("");
+    let mut host = service_host!("");
     host.override_unit("watchdog.conf", "[Service]\nWatchdogSec=3\n")
         .unwrap();
     host.restart().await.unwrap();
@@ -332,7 +322,7 @@ fn entries(host: &ServiceHost, field: &str) -> anyhow::Result<Vec<Value>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_journal_has_a_field_for_each_id_and_for_the_method() {
-    let host = host!("");
+    let host = service_host!("");
     let pod = host.running_pod("/kubepods/pod1").await.unwrap();
     let id = pod.sh("c", "sleep 1000").await.unwrap();
     for (field, rpc) in [
@@ -362,7 +352,7 @@ async fn the_journal_has_a_field_for_each_id_and_for_the_method() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_with_an_error_is_shown_by_systemctl_until_one_goes_well() {
-    let host = host!("");
+    let host = service_host!("");
     let status = || host.property(UNIT, "StatusText");
     host.configure("50-broken.conf", "[crio.runtime]\npids_limit = = 5\n")
         .unwrap();
@@ -388,7 +378,7 @@ async fn a_reload_with_an_error_is_shown_by_systemctl_until_one_goes_well() {
 /// What systemd itself finds in the units, and what the daemon cannot do without.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_units_are_in_order_and_spare_containers() {
-    let host = host!("");
+    let host = service_host!("");
     let units = ["crio-manager.service", "crio-manager.socket"];
     let verify = host
         .host

@@ -1,19 +1,9 @@
 //! The CRI socket under systemd: held by a socket unit, or made by the daemon; what a restart, a stop and a wipe do to it.
 
 use e2e::service_host::UNIT;
-use e2e::{ServiceHost, eventually};
+use e2e::{ServiceHost, eventually, service_host};
 
 const SOCKET_UNIT: &str = "crio-manager.socket";
-
-/// No systemd, no test: the reason has been said.
-macro_rules! host {
-    ($configuration:expr) => {
-        match ServiceHost::start($configuration).await.unwrap() {
-            Some(host) => host,
-            None => return,
-        }
-    };
-}
 
 fn processes(host: &ServiceHost) -> String {
     host.host.run("sh", &["-c", "pgrep -x 'conmon-rs|sleep' || :"]).unwrap()
@@ -23,7 +13,7 @@ fn processes(host: &ServiceHost) -> String {
 /// wipe, which is refused then. With both stopped, it has the node for itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_leaves_containers_and_a_wipe_wants_the_socket_stopped_too() {
-    let mut host = host!("");
+    let mut host = service_host!("");
     let pod = host.running_pod("/kubepods/pod1").await.unwrap();
     let id = pod.sh("lasting", "exec sleep 1000").await.unwrap();
     let before = processes(&host);

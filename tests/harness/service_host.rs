@@ -14,6 +14,11 @@ use crate::systemd_host::SystemdHost;
 use crate::{eventually, node};
 
 pub const UNIT: &str = "crio-manager.service";
+/// What the daemon is configured with to have cgroups by systemd.
+pub const SYSTEMD: &str = "cgroup_manager = \"systemd\"\n";
+/// The slice of a pod, as the kubelet names it, and the cgroup that it is.
+pub const SLICE: &str = "kubepods-burstable-pod1.slice";
+pub const SLICE_CGROUP: &str = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice";
 /// Its socket, which the service wants.
 const SOCKET_UNIT: &str = "crio-manager.socket";
 const SOCKET: &str = "/run/crio/crio.sock";
@@ -22,6 +27,25 @@ const IMAGE: &str = "e2e.test/busybox:1";
 
 /// crun 1.8 refuses version 1 with a version 2 mount beside it.
 const RUNC: &str = "default_runtime = \"runc\"\nlog_level = \"debug\"\n";
+
+/// A host with this configuration of `[crio.runtime]`. No systemd, no test: the reason has been said.
+#[macro_export]
+macro_rules! service_host {
+    ($configuration:expr) => {
+        match $crate::ServiceHost::start($configuration).await.unwrap() {
+            Some(host) => host,
+            None => return,
+        }
+    };
+}
+
+pub fn container_scope(id: &str) -> String {
+    format!("crio-{id}.scope")
+}
+
+pub fn monitor_scope(id: &str) -> String {
+    format!("crio-conmon-{id}.scope")
+}
 
 pub struct ServiceHost {
     pub host: SystemdHost,
