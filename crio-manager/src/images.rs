@@ -4,14 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::File;
 
 use anyhow::Context as _;
 use cri::manager::v1::StatusRequest;
 use cri::manager::v1::manager_client::ManagerClient;
 use cri::v1;
 use cri::v1::image_service_client::ImageServiceClient;
-use nix::fcntl::Flock;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -147,7 +145,6 @@ enum Store {
         store: ImageStore,
         /// Ids of images that containers need.
         used: BTreeSet<String>,
-        _lock: Flock<File>,
     },
 }
 
@@ -160,12 +157,11 @@ impl Store {
                 manager: Box::new(ManagerClient::new(channel).max_decoding_message_size(limit)),
             });
         }
-        let lock = node::lock_images(config)?;
+        node::lock_images(config)?;
         let store = ImageStore::open(node::image_store_config(config)).await;
         Ok(Store::Here {
             store: store.context("open the image store")?,
             used: used_by_records(config).await?,
-            _lock: lock,
         })
     }
 

@@ -55,8 +55,10 @@ use cri::v1::runtime_service_server::RuntimeServiceServer;
 use futures::StreamExt as _;
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Capability, PosixRlimitType};
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -112,8 +114,8 @@ pub fn serve(config: Config, reload: Reload, handed: HandedOver) -> anyhow::Resu
 async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::Result<()> {
     let started_with = config.clone();
     resolve_roots(&mut config)?;
-    let _images_lock = lock_images(&config)?;
-    let _state_lock = lock(&config.manager.state_dir)?;
+    lock_images(&config)?;
+    lock(&config.manager.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -259,7 +261,7 @@ pub fn load_images(config: &Config, file: &Path) -> anyhow::Result<Vec<(String, 
                 .map(|image| (image.id, image.tags))
                 .collect());
         }
-        let _lock = lock_images(config)?;
+        lock_images(config)?;
         let store = ImageStore::open(image_store_config(config))
             .await
             .context("open the image store")?;
@@ -343,12 +345,15 @@ pub fn image_store_config(config: &Config) -> ImageStoreConfig {
 }
 
 /// Keeps everybody else off the images.
-pub(crate) fn lock_images(config: &Config) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+pub(crate) fn lock_images(config: &Config) -> anyhow::Result<()> {
     lock(&config.crio.root.join(OURS))
 }
 
-/// Keeps a second daemon off the same root. The file names the holder.
-pub(crate) fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::File>> {
+/// Keeps a second daemon off the same root, until this process ends. The file names the holder.
+///
+/// The lock is the process's own: a child that has not yet begun its program, and outlives us, holds a copy of the
+/// descriptor but not the lock.
+pub(crate) fn lock(root: &Path) -> anyhow::Result<()> {
     make_private_dir(root).with_context(|| format!("root {}", root.display()))?;
     let path = root.join("crio-manager.lock");
     let file = std::fs::OpenOptions::new()
@@ -357,20 +362,20 @@ pub(crate) fn lock(root: &Path) -> anyhow::Result<nix::fcntl::Flock<std::fs::Fil
         .read(true)
         .write(true)
         .open(&path);
-    let file = file.with_context(|| path.display().to_string())?;
-    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            lock.set_len(0)?;
-            write!(lock, "{}", std::process::id())?;
-            Ok(lock)
+    let mut file = file.with_context(|| path.display().to_string())?;
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            file.set_len(0)?;
+            write!(file, "{}", std::process::id())?;
+            std::mem::forget(file); // what blocks in the kernel may still be at work when everything else has been dropped
+            Ok(())
         }
-        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+        Err(Errno::AGAIN | Errno::ACCESS) => {
             let mut holder = String::new();
-            file.rewind()?;
             file.take(32).read_to_string(&mut holder)?;
             anyhow::bail!("root {} belongs to the daemon with pid {holder}", root.display())
         }
-        Err((_, error)) => Err(error).with_context(|| path.display().to_string()),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
 }
 

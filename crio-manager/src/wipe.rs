@@ -41,8 +41,8 @@ async fn run(mut config: Config, scope: Scope, dry_run: bool) -> anyhow::Result<
         anyhow::bail!("a daemon listens on {socket}: stop it first, `systemctl stop crio-manager.socket crio-manager`");
     }
     node::resolve_roots(&mut config)?;
-    let _images_lock = node::lock_images(&config)?;
-    let _state_lock = node::lock(&config.manager.state_dir)?;
+    node::lock_images(&config)?;
+    node::lock(&config.manager.state_dir)?;
     let (drivers, store) = node::drivers(&config, None, &Default::default()).await?;
     let lifecycle = Lifecycle::new(drivers, node::spec_defaults(&config)?);
     let drivers = lifecycle.drivers();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use cri::v1::{ContainerState, PodSandboxState};
 use e2e::{Node, eventually, refused, run_on, sh};
 use sha2::{Digest as _, Sha256};
@@ -10,6 +11,7 @@ use tonic::Code;
 
 run_on!(runc, crun:
     containers_survive_a_killed_manager,
+    copies_of_a_killed_managers_locks_keep_nobody_out,
     exits_that_happened_meanwhile_are_known,
     a_spoilt_exit_record_costs_no_exit_code,
 );
@@ -66,6 +68,28 @@ async fn containers_survive_a_killed_manager(node: &mut Node) -> anyhow::Result<
     let expected: Vec<_> = (0..lines.len()).map(|n| format!("line {n}")).collect();
     assert_eq!(lines, expected, "no line is lost or doubled");
     Ok(())
+}
+
+/// A child that was about to begin its program when its daemon was killed has copies of all descriptors.
+async fn copies_of_a_killed_managers_locks_keep_nobody_out(node: &mut Node) -> anyhow::Result<()> {
+    let pid = rustix::process::Pid::from_raw(node.daemon_pid()).context("no daemon runs")?;
+    let daemon = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    let mut copies = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", node.daemon_pid()))? {
+        let entry = entry?;
+        if std::fs::read_link(entry.path())?.ends_with("crio-manager.lock") {
+            let number = entry.file_name().into_string().unwrap().parse()?;
+            copies.push(rustix::process::pidfd_getfd(
+                &daemon,
+                number,
+                rustix::process::PidfdGetfdFlags::empty(),
+            )?);
+        }
+    }
+    assert_eq!(copies.len(), 2, "one of the root and one of the state directory");
+    node.kill9().await?;
+    assert_eq!(node.manager(&["wipe"])?, "");
+    node.restart().await
 }
 
 async fn exits_that_happened_meanwhile_are_known(node: &mut Node) -> anyhow::Result<()> {

@@ -98,8 +98,6 @@ pub enum Error {
         path: PathBuf,
         source: Arc<io::Error>,
     },
-    #[error("image store {0} belongs to another running process")]
-    StoreLocked(PathBuf),
     #[error("image store {root}: {reason}")]
     UnusableRoot { root: PathBuf, reason: &'static str },
     #[error("setting {setting}: {value:?}: {reason}")]

@@ -49,12 +49,10 @@ mod volume;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::sync::{RwLock, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
@@ -82,7 +80,6 @@ use store::ImageIndex;
 
 /// How many layers are unpacked at once, whoever wants them: each may need a window of 128 MiB, and there is one disk.
 const PARALLEL_UNPACKS: usize = 4;
-const LOCK_FILE: &str = "lock";
 /// A file that a container's set-up reads whole, such as its passwd.
 pub const MAX_ROOTFS_FILE_BYTES: u64 = 1 << 20;
 
@@ -170,8 +167,6 @@ struct Node {
     unpacks: Arc<Semaphore>,
     /// Read by whatever blocks on behalf of the store: with the write lock, nothing does.
     busy: Arc<RwLock<()>>,
-    /// Held as long as the store is open: the root has one owner.
-    _lock: OwnedFd,
 }
 
 /// What there is. The lock on it crosses no await and no I/O.
@@ -188,6 +183,8 @@ struct State {
 
 impl ImageStore {
     /// Opens the store, restores what it holds and removes what a crash left half-made. Disturbs no mounted container.
+    ///
+    /// The root has one owner, who sees to it that it is opened once.
     pub async fn open(config: ImageStoreConfig) -> Result<Self> {
         let insecure = config
             .insecure_registries
@@ -403,7 +400,6 @@ impl Node {
                 reason: "its path has a character that mount options cannot hold",
             });
         }
-        let lock = lock(&root)?;
         let (layers, found_layers) = LayerStore::open(&root)?;
         let (index, records) = ImageIndex::open(&root)?;
         let overlays = Overlays::open(&root)?;
@@ -441,7 +437,6 @@ impl Node {
             tasks: Mutex::new(JoinSet::new()),
             unpacks: Arc::new(Semaphore::new(PARALLEL_UNPACKS)),
             busy: Arc::default(),
-            _lock: lock,
         })
     }
 
@@ -484,17 +479,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or(Err(Error::TaskDied(name)))
-}
-
-fn lock(root: &Path) -> Result<OwnedFd> {
-    let path = root.join(LOCK_FILE);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let lock = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).map_err(|e| Error::io("open", &path, e))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::StoreLocked(root.to_owned())),
-        Err(error) => Err(Error::io("lock", &path, error)),
-    }
 }
 
 /// The mount point of the file system that `path` (absolute, without links) is on: the nearest one above it.

@@ -43,7 +43,6 @@ impl From<Error> for DriverError {
             | Error::InvalidImage { .. }
             | Error::Unpack { .. }
             | Error::Io { .. }
-            | Error::StoreLocked(_)
             | Error::InvalidFile { .. }
             | Error::NoRootfs(_)
             | Error::UnusableRoot { .. }
