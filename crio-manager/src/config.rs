@@ -29,7 +29,7 @@ use thiserror::Error;
 pub use keys::{Key, command_line_keys, restart_needed};
 pub use layers::{Sources, load};
 pub use metrics::{Collector, MetricsConfig};
-pub use print::{DESCRIPTION, commented_defaults, described, effective};
+pub use print::{DESCRIPTION, commented_defaults, described, effective, in_force};
 pub use traces::TracingConfig;
 pub use value::SOCKET_PATH_MAX;
 use value::{Setting, Value, one_of};
