@@ -96,6 +96,11 @@ impl HostFiles for Host {
         .await
     }
 
+    async fn has_label(&self, path: &Path, label: &Label) -> DriverResult<bool> {
+        let label = label.to_string();
+        blocking(path, move |path| selinux::has_label(path, &label)).await
+    }
+
     async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()> {
         selinux::relabel(path, label).await
     }

@@ -815,6 +815,9 @@ pub trait HostFiles: Send + Sync {
     /// Every device of the host that a privileged container gets.
     async fn all_devices(&self) -> DriverResult<Vec<HostDevice>>;
 
+    /// Whether a file or a directory, whatever is in it, has this label of SELinux.
+    async fn has_label(&self, path: &Path, label: &Label) -> DriverResult<bool>;
+
     /// Gives a file or a directory, with all that is in it, this label of SELinux. `Invalid`: the node itself needs it.
     async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()>;
 

@@ -248,9 +248,15 @@ impl HostFiles for FakeNode {
         Ok(Vec::new())
     }
 
+    async fn has_label(&self, path: &Path, label: &Label) -> DriverResult<bool> {
+        let labels = &self.state.lock().unwrap().labels;
+        Ok(labels.get(path) == Some(&label.to_string()))
+    }
+
     async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()> {
-        let labels = &mut self.state.lock().unwrap().labels;
-        labels.insert(path.to_owned(), label.to_string());
+        let state = &mut self.state.lock().unwrap();
+        state.relabelled.push(path.to_owned());
+        state.labels.insert(path.to_owned(), label.to_string());
         Ok(())
     }
 
