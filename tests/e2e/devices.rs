@@ -79,7 +79,7 @@ async fn a_device_that_cannot_be_had_is_named_and_leaves_nothing(node: &mut Node
     let pod = node.running_host_pod("devices").await?;
     let before = node.snapshot();
     for (asked, code, word) in [
-        (device("/dev/no-such", "", ""), Code::NotFound, "/dev/no-such"),
+        (device("/dev/no-such", "", ""), Code::FailedPrecondition, "/dev/no-such"),
         (device("/etc/passwd", "", ""), Code::InvalidArgument, "/etc/passwd"),
         (
             device(DEVICE, "", "rx"),

@@ -333,7 +333,7 @@ async fn capabilities_are_ambient_only_where_it_is_asked_for(node: &mut Node) ->
 
     let before = node.snapshot();
     for (ambient, words) in [
-        ("SYS_ADMIN", "CAP_SYS_ADMIN is not among those granted"),
+        ("SYS_ADMIN", "SYS_ADMIN is not among those granted"),
         ("NO_SUCH", "NO_SUCH"),
     ] {
         let error = pod.create(&asking("refused", &[ambient])).await.unwrap_err();

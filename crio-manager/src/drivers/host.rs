@@ -57,7 +57,8 @@ impl HostFiles for Host {
         blocking(path, |path| {
             let found = std::fs::canonicalize(path)?;
             if !found.is_dir() {
-                let device = device(&found)?.ok_or_else(|| std::io::Error::other("not a device"))?;
+                let device =
+                    device(&found)?.ok_or_else(|| std::io::Error::new(IoErrorKind::InvalidInput, "not a device"))?;
                 return Ok(vec![HostDevice {
                     path: path.to_owned(),
                     ..device
