@@ -167,6 +167,7 @@ pub struct ManagerConfig {
     /// A configured handler once loaded; empty: untrusted pods are refused.
     pub untrusted_runtime: String,
     pub default_workload_trust: Trust,
+    pub restore_from_images: bool,
 }
 
 impl Default for Config {
@@ -255,6 +256,7 @@ impl Default for Config {
                 registry_certs_dir: "/etc/containers/certs.d".into(),
                 untrusted_runtime: String::new(),
                 default_workload_trust: Trust::Trusted,
+                restore_from_images: false,
             },
         }
     }

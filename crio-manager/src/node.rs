@@ -577,6 +577,7 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
             untrusted_handler: Some(config.manager.untrusted_runtime.clone()).filter(|name| !name.is_empty()),
             unsaid: config.manager.default_workload_trust,
         },
+        restore_from_images: config.manager.restore_from_images,
     })
 }
 
