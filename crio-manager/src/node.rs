@@ -21,7 +21,7 @@ use crate::drivers::namespaces::{Namespaces, Sysctl};
 use crate::drivers::network::seam::Cni;
 use crate::drivers::network::{Network, NetworkConfig};
 use crate::drivers::process::{self, HostProcesses};
-use crate::drivers::record_file::make_private_dir;
+use crate::drivers::record_file::{self, make_private_dir};
 use crate::drivers::runtime::{CommandLine, Criu};
 use crate::drivers::seams::{Cgroups, Drivers};
 use crate::drivers::selinux;
@@ -115,7 +115,7 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     let started_with = config.clone();
     resolve_roots(&mut config)?;
     lock_images(&config)?;
-    lock(&config.manager.state_dir)?;
+    lock_records(&config)?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -351,14 +351,39 @@ pub fn image_store_config(config: &Config) -> ImageStoreConfig {
 
 /// Keeps everybody else off the images.
 pub(crate) fn lock_images(config: &Config) -> anyhow::Result<()> {
-    lock(&config.crio.root.join(OURS))
+    let root = config.crio.root.join(OURS);
+    lock(&root)?;
+    refuse_later_versions(&root, &["images"])
+}
+
+/// Keeps everybody else off what is known of pods.
+pub(crate) fn lock_records(config: &Config) -> anyhow::Result<()> {
+    let root = &config.manager.state_dir;
+    lock(root)?;
+    refuse_later_versions(root, &["records/sandboxes", "records/containers", "networks"])
+}
+
+/// What a later daemon wrote is left to it, before anything is touched: after a downgrade nothing may be lost.
+fn refuse_later_versions(root: &Path, directories: &[&str]) -> anyhow::Result<()> {
+    for name in directories {
+        let directory = root.join(name);
+        let found = record_file::of_later_version(&directory).with_context(|| directory.display().to_string())?;
+        if let Some((path, version)) = found {
+            anyhow::bail!(
+                "{} has version {version}: a later crio-manager wrote it, and only that one knows what it says; install it \
+                 again. Nothing was changed, and containers go on",
+                path.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Keeps a second daemon off the same root, until this process ends. The file names the holder.
 ///
 /// The lock is the process's own: a child that has not yet begun its program, and outlives us, holds a copy of the
 /// descriptor but not the lock.
-pub(crate) fn lock(root: &Path) -> anyhow::Result<()> {
+fn lock(root: &Path) -> anyhow::Result<()> {
     make_private_dir(root).with_context(|| format!("root {}", root.display()))?;
     let path = root.join("crio-manager.lock");
     let file = std::fs::OpenOptions::new()

@@ -42,7 +42,7 @@ async fn run(mut config: Config, scope: Scope, dry_run: bool) -> anyhow::Result<
     }
     node::resolve_roots(&mut config)?;
     node::lock_images(&config)?;
-    node::lock(&config.manager.state_dir)?;
+    node::lock_records(&config)?;
     let (drivers, store) = node::drivers(&config, None, &Default::default()).await?;
     let lifecycle = Lifecycle::new(drivers, node::spec_defaults(&config)?);
     let drivers = lifecycle.drivers();

@@ -1,23 +1,49 @@
 //! The life of the Debian package on a systemd host: installed, upgraded and downgraded under a running container, purged.
 //! What an administrator would type, and what is answered, is printed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
+use cri::v1::{ContainerState, LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
 use e2e::client::{RunningPod, pod_security};
-use e2e::{Client, SystemdHost, TestImage, eventually};
+use e2e::{Client, SystemdHost, TestImage, eventually, sh};
+use tokio::task::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(60);
 const UNIT: &str = "crio-manager.service";
 const IMAGE: &str = "e2e.test/busybox:1";
 /// Inside; on a real file system, see tests/hosts/systemd.sh.
 const PACKAGES: &str = "/var/lib/packages";
+
+/// Of each kind of file that the package is to have.
+const DELIVERED: [&str; 15] = [
+    "/usr/bin/crio-manager",
+    "/usr/bin/conmon-rs",
+    "/usr/bin/crio-pause",
+    "/usr/lib/systemd/system/crio-manager.service",
+    "/usr/lib/systemd/system/crio-manager.socket",
+    "/etc/crio/crio.conf",
+    "/etc/crictl.yaml",
+    "/usr/share/man/man8/crio-manager.8.gz",
+    "/usr/share/man/man8/conmon-rs.8.gz",
+    "/usr/share/man/man5/crio.conf.5.gz",
+    "/usr/share/bash-completion/completions/crio-manager",
+    "/usr/share/zsh/vendor-completions/_crio-manager",
+    "/usr/share/fish/vendor_completions.d/crio-manager.fish",
+    "/usr/share/doc/crio-manager/examples/10-bridge.conflist",
+    "/usr/share/doc/crio-manager/copyright",
+];
+/// Containers that are left running of those that are made while a package is installed.
+const KEPT: usize = 5;
+/// How often a call is made that is cut off.
+const ATTEMPTS: usize = 5;
 
 /// What a package leaves could be in these; what else changes there, systemd, dpkg and the journal do.
 const LOOKED_AT: [&str; 7] = ["/etc", "/usr", "/opt", "/root", "/run", "/var/lib", "/var/cache"];
@@ -76,6 +102,10 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
         machine.types("dpkg --verify crio-manager")?.is_empty(),
         "files differ from the package's"
     );
+    let installed = machine.host.run("dpkg", &["-L", "crio-manager"])?;
+    for path in DELIVERED {
+        ensure!(installed.lines().any(|line| line == path), "no {path} in {installed}");
+    }
 
     TestImage::busybox()?.write_docker_archive(&machine.host.inside("/var/lib/packages/busybox.tar"), IMAGE)?;
     machine.types("crio-manager image load /var/lib/packages/busybox.tar")?;
@@ -93,10 +123,12 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
     );
     let daemon = machine.main_pid()?;
 
+    let creating = Creations::start(machine, pod_of(&client, &pod), "up");
     machine.types(&format!("dpkg -i {new}"))?;
     let upgraded = machine.main_pid()?;
     ensure!(upgraded != daemon && upgraded != "0", "the daemon is still {daemon}");
     let client = machine.connected().await?;
+    creating.stand().await?;
     ensure!(
         (client.pid(&first).await?, client.pid(&second).await?) == pids,
         "other processes"
@@ -108,6 +140,7 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
         "# upgraded: daemon {daemon} is {upgraded} now; the pids are the same; {first} was ended by an exec: exit code 7"
     );
 
+    let creating = Creations::start(machine, pod_of(&client, &pod), "down");
     machine.types(&format!("dpkg -i {old}"))?;
     let downgraded = machine.main_pid()?;
     ensure!(
@@ -115,6 +148,7 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
         "the daemon is still {upgraded}"
     );
     let client = machine.connected().await?;
+    creating.stand().await?;
     ensure!(
         client.status(&first).await?.exit_code == 7,
         "the exit code is known to each daemon"
@@ -140,6 +174,111 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
     println!("# no file, mount, cgroup or process more than before the installation");
     ensure!(machine.types("systemctl is-system-running")? == "running\n");
     Ok(())
+}
+
+/// Containers that are made, started and removed one after the other while something else happens.
+struct Creations {
+    over: Arc<AtomicBool>,
+    made: JoinHandle<anyhow::Result<Creator>>,
+}
+
+/// As a kubelet does it: who is cut off connects and asks again.
+struct Creator {
+    pod: RunningPod,
+    socket: PathBuf,
+    /// The last ones made, with their first processes.
+    kept: VecDeque<(String, i32)>,
+    asked_again: usize,
+}
+
+impl Creator {
+    async fn again<T, F: Future<Output = anyhow::Result<T>>>(
+        &mut self,
+        ask: impl Fn(RunningPod) -> F,
+    ) -> anyhow::Result<T> {
+        for _ in 1..ATTEMPTS {
+            if let Ok(answer) = ask(pod_of(&self.pod.client, &self.pod)).await {
+                return Ok(answer);
+            }
+            self.asked_again += 1;
+            self.pod.client = Client::connect(&self.socket).await?;
+        }
+        ask(pod_of(&self.pod.client, &self.pod)).await
+    }
+
+    async fn make(&mut self, name: String) -> anyhow::Result<()> {
+        let config = sh(&name, &self.pod.image, "sleep 100000");
+        let made = self.again(|pod| {
+            let config = config.clone();
+            async move {
+                let id = pod.create(&config).await?;
+                if pod.client.status(&id).await?.state() != ContainerState::ContainerRunning {
+                    pod.client.start(&id).await?;
+                }
+                let pid = pod.client.pid(&id).await?;
+                Ok((id, pid))
+            }
+        });
+        let made = made.await.with_context(|| format!("make {name}"))?;
+        self.kept.push_back(made);
+        Ok(())
+    }
+
+    async fn remove_oldest(&mut self) -> anyhow::Result<()> {
+        let Some((id, _)) = self.kept.pop_front() else {
+            return Ok(());
+        };
+        let removed = self.again(|pod| {
+            let id = id.clone();
+            async move { Ok(pod.client.remove(&id).await?) }
+        });
+        removed.await.with_context(|| format!("remove {id}"))
+    }
+}
+
+impl Creations {
+    fn start(machine: &Machine, pod: RunningPod, names: &'static str) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let mut creator = Creator {
+            pod,
+            socket: machine.socket(),
+            kept: VecDeque::new(),
+            asked_again: 0,
+        };
+        let ended = over.clone();
+        let made = tokio::spawn(async move {
+            let mut number = 0;
+            while !ended.load(Ordering::SeqCst) {
+                creator.make(format!("{names}-{number}")).await?;
+                number += 1;
+                if creator.kept.len() > KEPT {
+                    creator.remove_oldest().await?;
+                }
+            }
+            ensure!(number > 1, "nothing was created meanwhile");
+            println!(
+                "# {number} containers were made meanwhile; {} calls were asked again",
+                creator.asked_again
+            );
+            Ok(creator)
+        });
+        Self { over, made }
+    }
+
+    /// Every creation had its result, and what is left of them runs, the same processes.
+    async fn stand(self) -> anyhow::Result<()> {
+        self.over.store(true, Ordering::SeqCst);
+        let mut creator = self.made.await??;
+        // Over a new connection: the last one may be to the daemon that left.
+        creator.pod.client = Client::connect(&creator.socket).await?;
+        for (id, pid) in creator.kept.clone() {
+            let found = creator.pod.client.pid(&id).await?;
+            ensure!(found == pid, "another process: {found}, was {pid}");
+            ensure!(creator.pod.client.output(&id, &["echo", "alive"]).await? == "alive\n");
+            creator.remove_oldest().await?;
+        }
+        Ok(())
+    }
 }
 
 /// Builds the package, and gives its path inside.
@@ -172,9 +311,13 @@ impl Machine {
     }
 
     async fn connected(&self) -> anyhow::Result<Client> {
-        let socket = self.host.inside("/run/crio/crio.sock");
+        let socket = self.socket();
         eventually("the daemon takes calls", || Ok(UnixStream::connect(&socket).is_ok())).await?;
         Client::connect(&socket).await
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.host.inside("/run/crio/crio.sock")
     }
 
     fn main_pid(&self) -> anyhow::Result<String> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cri::v1::{ContainerState, PodSandboxState};
 use e2e::{Node, eventually, refused, run_on, sh};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
@@ -23,6 +24,8 @@ run_on!(runc:
     a_container_removed_after_a_restart_leaves_nothing,
     a_garbage_record_harms_nobody_else,
     a_garbage_record_of_a_pod_harms_no_container,
+    records_of_an_earlier_and_of_a_later_daemon_are_read,
+    what_only_a_later_daemon_understands_is_left_to_it,
     after_a_reboot_nothing_runs_and_all_can_be_removed,
     images_are_still_there,
     a_stop_under_way_is_finished_by_the_next_manager,
@@ -386,17 +389,132 @@ fn record(node: &Node, kind: &str, id: &str) -> PathBuf {
     node.path("state/records").join(kind).join(format!("{id}.json"))
 }
 
-/// Makes a record one of another boot, with the checksum of what it then is.
-fn another_boot(path: &Path) -> anyhow::Result<()> {
+/// Changes a record, with the checksum of what it then is.
+fn rewrite(path: &Path, version: u32, change: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(path)?;
-    let (_, body) = text.split_once('\n').unwrap();
-    let mut body: serde_json::Value = serde_json::from_str(body)?;
-    assert!(body["boot_id"].is_string());
-    body["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
+    let (_, body) = text.split_once('\n').context("a record has a header")?;
+    let mut body: Value = serde_json::from_str(body)?;
+    change(&mut body);
     let body = body.to_string();
     let sum: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-    let header = serde_json::json!({ "version": 1, "sha256": sum });
+    let header = serde_json::json!({ "version": version, "sha256": sum });
     Ok(std::fs::write(path, format!("{header}\n{body}"))?)
+}
+
+/// Makes a record one of another boot.
+fn another_boot(path: &Path) -> anyhow::Result<()> {
+    rewrite(path, 1, |body| {
+        assert!(body["boot_id"].is_string());
+        body["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
+    })
+}
+
+/// What has no fields of ours: names and values, and a time that serde itself writes.
+const NOT_OURS: [&str; 6] = [
+    "labels",
+    "annotations",
+    "default_annotations",
+    "monitor_env",
+    "sysctls",
+    "create_timeout",
+];
+
+/// What a later daemon has to say besides. An object with one field may be a choice and its name.
+fn add_unknown_fields(to: &mut Value) {
+    let Some(fields) = to.as_object_mut() else {
+        return to.as_array_mut().into_iter().flatten().for_each(add_unknown_fields);
+    };
+    let known = fields.iter_mut().filter(|(name, _)| !NOT_OURS.contains(&name.as_str()));
+    known.for_each(|(_, value)| add_unknown_fields(value));
+    if fields.len() > 1 {
+        fields.insert("of_a_later_version".to_owned(), serde_json::json!({ "kind": [1, 2] }));
+    }
+}
+
+/// What the first daemon did not write yet.
+const ADDED_SINCE: [&str; 7] = [
+    "monitor_parent",
+    "monitor_env",
+    "unconfined_monitor",
+    "no_pivot",
+    "default_annotations",
+    "user",
+    "volume_images",
+];
+
+fn remove_younger_fields(from: &mut Value) {
+    if let Some(facts) = from.pointer_mut("/progress/made").and_then(Value::as_object_mut) {
+        facts.remove("volume_images");
+        facts.remove("resources");
+        if let Some(pinned) = facts.get_mut("namespaces").and_then(Value::as_object_mut) {
+            pinned.remove("user");
+        }
+    }
+    let handler = from["handler"].as_object_mut();
+    handler
+        .into_iter()
+        .for_each(|handler| handler.retain(|name, _| !ADDED_SINCE.contains(&name.as_str())));
+}
+
+/// An upgrade misses fields that it has, a downgrade finds some that it does not know.
+async fn records_of_an_earlier_and_of_a_later_daemon_are_read(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_pod("versions").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    let (pid, status) = (node.client.pid(&id).await?, node.client.status(&id).await?);
+    let pods = node.client.pods(None).await?;
+    for change in [add_unknown_fields as fn(&mut Value), remove_younger_fields] {
+        node.kill9().await?;
+        for path in [record(node, "sandboxes", &pod.id), record(node, "containers", &id)] {
+            let before = std::fs::read(&path)?;
+            rewrite(&path, 1, change)?;
+            assert_ne!(std::fs::read(&path)?, before, "{}", path.display());
+        }
+        node.restart().await?;
+        assert_eq!(node.client.pods(None).await?, pods);
+        assert_eq!(node.client.status(&id).await?, status);
+        assert_eq!(node.client.pid(&id).await?, pid, "the same process");
+        assert_eq!(node.client.output(&id, &["echo", "alive"]).await?, "alive\n");
+    }
+    Ok(())
+}
+
+/// After a downgrade too far: the daemon does not start and says why, nothing is lost, and the later one goes on.
+async fn what_only_a_later_daemon_understands_is_left_to_it(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_pod("later").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    let (pid, status) = (node.client.pid(&id).await?, node.client.status(&id).await?);
+    node.kill9().await?;
+    let image = std::fs::read_dir(node.path("root/crio-manager/images"))?
+        .next()
+        .context("an image")??;
+    let network = node.path("state/networks").join(format!("{}.json", pod.id));
+    for path in [
+        record(node, "sandboxes", &pod.id),
+        record(node, "containers", &id),
+        network,
+        image.path(),
+    ] {
+        let whole = std::fs::read(&path)?;
+        rewrite(&path, 2, |_| {})?;
+        let later = std::fs::read(&path)?;
+        let daemon = node.second_daemon(&[]).await?;
+        let wipe = node.manager(&["wipe"]).unwrap_err().to_string();
+        for complaint in [daemon, wipe] {
+            for part in [
+                &path.display().to_string(),
+                "has version 2: a later crio-manager wrote it",
+            ] {
+                assert!(complaint.contains(part), "no {part:?}: {complaint}");
+            }
+        }
+        assert_eq!(std::fs::read(&path)?, later, "as it was, where it was");
+        std::fs::write(&path, whole)?;
+    }
+    node.restart().await?;
+    assert_eq!(node.client.status(&id).await?, status);
+    assert_eq!(node.client.pid(&id).await?, pid, "the same process");
+    assert_eq!(node.client.output(&id, &["echo", "alive"]).await?, "alive\n");
+    Ok(())
 }
 
 async fn images_are_still_there(node: &mut Node) -> anyhow::Result<()> {

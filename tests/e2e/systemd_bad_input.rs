@@ -97,7 +97,8 @@ async fn an_error_that_the_bus_answers_with_is_named_and_costs_one_creation() {
     host.finish().await.unwrap();
 }
 
-/// Where monitors need no call of the bus, it is the runtime that is refused.
+/// Where monitors need no call of the bus, it is the runtime that is refused. Around the bus's own word each version of it
+/// has others.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_the_runtime_gets_from_the_bus_is_in_its_words() {
     let host = service_host!(&format!("{SYSTEMD}{DELEGATED}"));
@@ -106,9 +107,12 @@ async fn an_error_that_the_runtime_gets_from_the_bus_is_in_its_words() {
     configure_bus(&host, Some(DENIED));
     let refusal = creation_fails(&pod, "during").await;
     configure_bus(&host, None);
-    for part in ["runc create failed", "Rejected send message", "StartTransientUnit"] {
-        assert!(refusal.message().contains(part), "no {part:?}: {refusal}");
-    }
+    let message = refusal.message();
+    assert!(
+        message.contains("Rejected send message") || message.contains("AccessDenied"),
+        "{refusal}"
+    );
+    assert!(!message.contains("crio-conmon-"), "no call for the monitor: {refusal}");
     nothing_but(&host, &[&before]).await.unwrap();
     pod.sh("during", "sleep 1000").await.unwrap();
     host.finish().await.unwrap();

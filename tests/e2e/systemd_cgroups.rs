@@ -1,5 +1,7 @@
 //! `cgroup_manager = "systemd"`, where systemd is: scopes for containers and monitors, in the slice of their pod.
 
+use std::fs;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use cri::v1::{
@@ -7,12 +9,32 @@ use cri::v1::{
     UpdateContainerResourcesRequest,
 };
 use e2e::service_host::{SLICE, SLICE_CGROUP, SYSTEMD, container_scope, monitor_scope};
-use e2e::{ServiceHost, eventually, refused, service_host, sh};
+use e2e::{ServiceHost, eventually, http, refused, service_host, sh};
 use tonic::Code;
+
+const METRICS: &str = "/run/crio/metrics.sock";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_lives_and_dies_in_its_slice() {
     let host = service_host!(SYSTEMD);
+    lives_and_dies_in_its_slice(host).await;
+}
+
+/// crun of Debian 12 has no place for a scope beside both versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_crun_lives_and_dies_in_its_slice() {
+    let mut host = service_host!(SYSTEMD);
+    if !host.host.inside("/sys/fs/cgroup/cgroup.controllers").exists() {
+        eprintln!("SKIPPED: crun of Debian 12 refuses cgroups of both versions");
+        return host.finish().await.unwrap();
+    }
+    host.configure("20-crun.conf", "[crio.runtime]\ndefault_runtime = \"crun\"\n")
+        .unwrap();
+    host.restart().await.unwrap();
+    lives_and_dies_in_its_slice(host).await;
+}
+
+async fn lives_and_dies_in_its_slice(host: ServiceHost) {
     let mut runtime = host.client.runtime.clone();
     let linux = runtime
         .runtime_config(RuntimeConfigRequest {})
@@ -47,6 +69,8 @@ async fn a_pod_lives_and_dies_in_its_slice() {
     assert_eq!(host.property(&monitor, "KillSignal").unwrap(), "13");
     assert_eq!(host.property(&monitor, "CollectMode").unwrap(), "inactive-or-failed");
     assert_eq!(host.property(&monitor, "Delegate").unwrap(), "yes");
+    assert_eq!(host.property(&monitor, "DefaultDependencies").unwrap(), "no");
+    assert_eq!(host.property(&monitor, "Description").unwrap(), "a container's monitor");
     let monitors = host.host.run("pgrep", &["-x", "conmon-rs"]).unwrap();
     assert_eq!(
         host.processes_in(&format!("{SLICE_CGROUP}/{monitor}")).unwrap(),
@@ -102,6 +126,32 @@ async fn a_parent_that_is_no_slice_is_refused() {
 }
 
 /// The pod of each has a process, so each takes two scopes.
+/// Systemd takes the request, and its job fails: what it says is told, and nothing is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slice_that_cannot_start_is_named_and_costs_one_creation() {
+    let host = service_host!(SYSTEMD);
+    let unit = host.host.inside("/etc/systemd/system/refused.slice");
+    fs::write(&unit, "[Unit]\nAssertPathExists=/not/there\n").unwrap();
+    host.host.run("systemctl", &["daemon-reload"]).unwrap();
+    let pod = host.running_pod("refused.slice").await.unwrap();
+    let config = sh("c", &pod.image, "sleep 1000");
+    let refusal = host.client.create(&pod.id, &config, &pod.config).await.unwrap_err();
+    let message = refusal.message();
+    for part in ["systemd: start crio-conmon-", "its job ended as \"dependency\""] {
+        assert!(message.contains(part), "no {part:?}: {message}");
+    }
+    eventually("no scope is left", || Ok(host.scopes()?.is_empty()))
+        .await
+        .unwrap();
+    assert_eq!(host.client.containers(None).await.unwrap(), []);
+
+    fs::remove_file(unit).unwrap();
+    host.host.run("systemctl", &["daemon-reload"]).unwrap();
+    let id = pod.run(&config).await.unwrap();
+    assert_eq!(host.property(&monitor_scope(&id), "Slice").unwrap(), "refused.slice");
+    host.finish().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_come_and_go_at_once() {
     let host = service_host!(SYSTEMD);
@@ -240,10 +290,23 @@ async fn monitors_may_have_a_slice_of_their_own() {
     host.finish().await.unwrap();
 }
 
+/// How often the daemon has asked systemd for something, by its own count.
+fn calls_of_systemd(host: &ServiceHost) -> u64 {
+    let connection = UnixStream::connect(host.host.inside(METRICS)).unwrap();
+    let shown = http::get(connection, "/metrics").unwrap().body;
+    let counts = shown
+        .lines()
+        .filter(|line| line.starts_with("crio_manager_systemd_calls_total{"));
+    counts
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn monitors_may_share_a_delegated_scope() {
     let handler = "[crio.runtime.runtimes.runc]\nmonitor_cgroup = \"delegated\"\n";
-    let mut host = service_host!(&format!("{SYSTEMD}{handler}"));
+    let metrics = format!("[crio.metrics]\nenable_metrics = true\nmetrics_socket = \"{METRICS}\"\n");
+    let mut host = service_host!(&format!("{SYSTEMD}{handler}{metrics}"));
     let pod = host.running_pod(SLICE).await.unwrap();
     let leaf = |id: &str| format!("/crio.slice/crio-monitors.scope/crio-conmon-{id}");
     let first = pod.sh("first", "while :; do sleep 0.05; done").await.unwrap();
@@ -261,6 +324,18 @@ async fn monitors_may_share_a_delegated_scope() {
         .unwrap();
     assert_eq!(host.processes_in(&leaf(&first)).unwrap(), monitor, "not disturbed");
     assert_eq!(host.processes_in(&leaf(&second)).unwrap().len(), 1);
+    let asked = calls_of_systemd(&host);
+    assert!(asked > 0, "for the scope");
+    for name in ["third", "fourth"] {
+        let id = host
+            .client
+            .run(&pod.id, &sh(name, &pod.image, "sleep 1000"), &pod.config)
+            .await
+            .unwrap();
+        assert_eq!(host.processes_in(&leaf(&id)).unwrap().len(), 1);
+        host.client.remove(&id).await.unwrap();
+    }
+    assert_eq!(calls_of_systemd(&host), asked, "none for a container");
     assert_eq!(host.property("crio-monitors.scope", "ActiveState").unwrap(), "active");
 
     host.client.remove_everything().await.unwrap();

@@ -292,7 +292,7 @@ pub static KEYS: [Key; 70] = [
         "crio.runtime",
         "namespaces_dir",
         runtime.namespaces_dir,
-        "The namespaces of pods are pinned beneath it, in netns, ipcns and utsns."
+        "The namespaces of pods are pinned beneath it, in netns, ipcns, utsns and userns."
     ),
     key!(
         "crio.runtime",

@@ -3,17 +3,20 @@
 //!
 //! All of it blocks.
 
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::io::{BufRead, BufReader, Error, ErrorKind, Read, Result, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::model::users::Owner;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// A reader refuses any other.
+/// A reader refuses any other. It changes with what an earlier daemon would misunderstand; fields that one may do without
+/// come and go as they are.
 const VERSION: u32 = 1;
+/// The longest header that is looked at alone, in bytes.
+const MAX_HEADER: u64 = 4096;
 /// The largest record that is read, in bytes: a request is at most 16 MiB, an image's configuration, escaped, less.
 const MAX_BYTES: u64 = 64 << 20;
 /// What a write that did not come to its rename is called.
@@ -96,13 +99,28 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> std::result::Result<R, Unreadab
         return Err(Unreadable::NoHeader);
     };
     let header: Header = serde_json::from_slice(header)?;
-    if header.version != VERSION {
-        return Err(Unreadable::Version(header.version));
-    }
     if header.sha256 != sum(record) {
         return Err(Unreadable::Checksum);
     }
+    if header.version != VERSION {
+        return Err(Unreadable::Version(header.version));
+    }
     Ok(serde_json::from_slice(record)?)
+}
+
+/// A record in `directory` that a later daemon wrote, and its version. To put it aside, as if it were damaged, would lose
+/// what that daemon knows; a damaged one is none.
+pub fn of_later_version(directory: &Path) -> Result<Option<(PathBuf, u32)>> {
+    for path in list(directory)? {
+        let mut line = Vec::new();
+        let file = std::fs::File::open(&path)?;
+        BufReader::new(file.take(MAX_HEADER)).read_until(b'\n', &mut line)?;
+        let claims = serde_json::from_slice(&line).is_ok_and(|header: Header| header.version > VERSION);
+        if claims && let Err(Unreadable::Version(version)) = read::<IgnoredAny>(&path) {
+            return Ok(Some((path, version)));
+        }
+    }
+    Ok(None)
 }
 
 /// The records in `directory`; what a crash left half-written is removed. No directory holds none.
@@ -192,6 +210,22 @@ mod tests {
             assert!(error.contains(why), "{why}: {error}");
         }
         assert!(read::<u8>(&directory.path().join("none.json")).unwrap_err().is_absent());
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_found_and_a_damaged_one_is_not_taken_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("one.json");
+        write(&path, &"content", Survives::Crash).unwrap();
+        assert_eq!(of_later_version(directory.path()).unwrap(), None);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let later = text.replace("\"version\":1", "\"version\":2");
+        for damaged in [later.replace("content", "contenu"), String::new(), "{".repeat(10_000)] {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(of_later_version(directory.path()).unwrap(), None);
+        }
+        std::fs::write(&path, later).unwrap();
+        assert_eq!(of_later_version(directory.path()).unwrap(), Some((path, 2)));
     }
 
     #[test]

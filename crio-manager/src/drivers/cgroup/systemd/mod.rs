@@ -21,7 +21,7 @@ use crate::model::container::Resources;
 use crate::model::slice::Slice;
 use async_trait::async_trait;
 use bus::{Bus, Start};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,11 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a cgroup is made that is taken away again.
 const HOLD_TRIES: usize = 10;
+
+/// A transient unit has a file in here for as long as systemd knows it.
+///
+/// Source: systemd.unit(5), "Unit File Load Path".
+const TRANSIENT_UNITS: &str = "/run/systemd/transient";
 
 /// The scope of the monitors that have none each, and who keeps it when there is none.
 const DELEGATED_SLICE: &str = "crio.slice";
@@ -98,6 +103,14 @@ pub struct Systemd {
 pub fn delegated() -> CgroupPath {
     let slice = Slice::parse(DELEGATED_SLICE).expect("the name of a slice");
     CgroupPath::from(&slice).leaf(DELEGATED_SCOPE)
+}
+
+/// Whether systemd may know a scope still. In the usual case it has forgotten it by itself, and needs no call for that;
+/// where its files cannot be seen it is asked.
+async fn may_be_known(unit: &str) -> bool {
+    let directory = Path::new(TRANSIENT_UNITS);
+    let there = async |path: &Path| tokio::fs::try_exists(path).await;
+    !there(directory).await.is_ok_and(|seen| seen) || there(&directory.join(unit)).await.unwrap_or(true)
 }
 
 impl Systemd {
@@ -277,7 +290,9 @@ impl Cgroups for Systemd {
     async fn remove(&self, cgroup: &CgroupPath) -> DriverResult<()> {
         Cgroups::remove(&self.files, cgroup).await?;
         match cgroup.scope() {
-            Some(scope) if scope.cgroup == *cgroup => Ok(self.forget(&scope.unit).await?),
+            Some(scope) if scope.cgroup == *cgroup && may_be_known(&scope.unit).await => {
+                Ok(self.forget(&scope.unit).await?)
+            }
             _ => Ok(()),
         }
     }
