@@ -435,6 +435,9 @@ pub trait Cgroups: Send + Sync {
     /// A cgroup parent as the client wrote it (empty: the default), checked. `Invalid` when it is the other driver's syntax.
     fn parent(&self, asked: &str) -> DriverResult<CgroupPath>;
 
+    /// Somebody will enter a cgroup in a moment: what the kernel has to wait for before that begins now. Nobody waits here.
+    fn expect_entry(&self);
+
     /// Makes a cgroup and opens its doors.
     async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance>;
 

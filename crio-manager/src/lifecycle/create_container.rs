@@ -53,6 +53,7 @@ impl Lifecycle {
             return Err(Error::SandboxNotReady(sandbox.plan.id.short().to_owned()));
         }
         let d = self.drivers();
+        d.cgroup.expect_entry();
         if let Some(mount) = plan.mounts.iter().find(|mount| mount.recursive_read_only)
             && self.recursive_read_only(&sandbox.handler.name) == Support::Absent
         {
