@@ -10,6 +10,7 @@ use tonic::Code;
 
 run_on!(runc, crun:
     a_containers_statistics_are_the_kernels,
+    pressure_is_the_kernels,
 );
 run_on!(runc:
     a_pods_statistics_have_its_network_and_its_containers,
@@ -328,6 +329,40 @@ async fn lists_in_portions_are_the_same_lists(node: &mut Node) -> anyhow::Result
         }),
     };
     assert_eq!(refused(runtime.stream_containers(request).await), Code::InvalidArgument);
+    Ok(())
+}
+
+/// Who has used up a quota waits for the processor.
+async fn pressure_is_the_kernels(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("pressed").await?;
+    let mut config = sh("c", &pod.image, "while :; do :; done");
+    config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 20_000,
+        ..Default::default()
+    });
+    let id = pod.run(&config).await?;
+    let places =
+        ["", "/unified"].map(|mount| format!("/sys/fs/cgroup{mount}{}/cpu.pressure", node.container_cgroup(&id)));
+    let Some(file) = places.iter().find(|file| std::path::Path::new(file).exists()) else {
+        eprintln!("SKIPPED: no pressure of cgroups here");
+        return Ok(());
+    };
+    // "some avg10=0.00 avg60=0.00 avg300=0.00 total=0", in microseconds
+    let kernels = || {
+        let text = std::fs::read_to_string(file)?;
+        let some = text.lines().find(|line| line.starts_with("some ")).context("some")?;
+        let (_, total) = some.rsplit_once("total=").context("total")?;
+        Ok::<_, anyhow::Error>(total.trim().parse::<u64>()? * 1000)
+    };
+    e2e::eventually("it has waited", || Ok(kernels()? > 0)).await?;
+    let before = kernels()?;
+    let stats = container_stats(node, &id).await?;
+    let after = kernels()?;
+    let psi = stats.cpu.context("cpu")?.psi.context("pressure")?;
+    let total = psi.some.context("some")?.total;
+    assert!((before..=after).contains(&total), "{before} <= {total} <= {after}");
+    assert!(psi.full.is_some() && stats.memory.context("memory")?.psi.is_some());
     Ok(())
 }
 
