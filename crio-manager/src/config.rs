@@ -29,7 +29,7 @@ use thiserror::Error;
 pub use keys::{Key, command_line_keys, restart_needed};
 pub use layers::{Sources, load};
 pub use metrics::{Collector, MetricsConfig};
-pub use print::{DESCRIPTION, commented_defaults, described, effective};
+pub use print::{DESCRIPTION, commented_defaults, described, effective, in_force};
 pub use traces::TracingConfig;
 pub use value::SOCKET_PATH_MAX;
 use value::{Setting, Value, one_of};
@@ -167,6 +167,7 @@ pub struct ManagerConfig {
     /// A configured handler once loaded; empty: untrusted pods are refused.
     pub untrusted_runtime: String,
     pub default_workload_trust: Trust,
+    pub restore_from_images: bool,
 }
 
 impl Default for Config {
@@ -255,6 +256,7 @@ impl Default for Config {
                 registry_certs_dir: "/etc/containers/certs.d".into(),
                 untrusted_runtime: String::new(),
                 default_workload_trust: Trust::Trusted,
+                restore_from_images: false,
             },
         }
     }

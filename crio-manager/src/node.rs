@@ -145,9 +145,10 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
     }
     let streams = tokio::spawn(streaming.serve(lifecycle.clone(), stop_streaming.clone()));
     info!(socket = %config.api.listen.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    let (in_force, configuration) = tokio::sync::watch::channel(config::effective(&started_with));
     let told = Told {
         storage_root: config.crio.root.clone(),
-        configuration: config::effective(&started_with),
+        configuration,
     };
     let (stop, mut stopping) = tokio::sync::watch::channel(false);
     let (mut stopped, mut closed) = (stopping.clone(), stopping.clone());
@@ -188,7 +189,11 @@ async fn run(mut config: Config, reload: Reload, handed: HandedOver) -> anyhow::
                 _ = interrupt.recv() => break info!("SIGINT"),
                 _ = hangup.recv() => {
                     systemd::reloading().await;
-                    told_wrong.send_replace(reload.run(&started_with, &lifecycle).await.err());
+                    let reloaded = reload.run(&started_with, &lifecycle).await;
+                    if let Ok(reloaded) = &reloaded {
+                        in_force.send_replace(config::in_force(&started_with, reloaded));
+                    }
+                    told_wrong.send_replace(reloaded.err());
                     systemd::ready(&lifecycle, &wrong).await;
                 }
             }
@@ -597,6 +602,7 @@ pub fn spec_defaults(config: &Config) -> anyhow::Result<SpecDefaults> {
             untrusted_handler: Some(config.manager.untrusted_runtime.clone()).filter(|name| !name.is_empty()),
             unsaid: config.manager.default_workload_trust,
         },
+        restore_from_images: config.manager.restore_from_images,
     })
 }
 

@@ -14,9 +14,10 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Reads the configuration again. With an error in it everything stays as it was, and the error is logged and given.
-    pub async fn run(&self, started_with: &Config, lifecycle: &Lifecycle) -> Result<(), String> {
-        self.swap(started_with, lifecycle).await.map_err(|error| {
+    /// Reads the configuration again and gives it, live keys swapped in. With an error in it everything stays as it was,
+    /// and the error is logged and given.
+    pub async fn run(&self, started_with: &Config, lifecycle: &Lifecycle) -> Result<Config, String> {
+        let config = self.swap(started_with, lifecycle).await.map_err(|error| {
             let error = format!("{error:#}");
             error!(
                 error,
@@ -25,10 +26,10 @@ impl Reload {
             error
         })?;
         info!("configuration reloaded");
-        Ok(())
+        Ok(config)
     }
 
-    async fn swap(&self, started_with: &Config, lifecycle: &Lifecycle) -> anyhow::Result<()> {
+    async fn swap(&self, started_with: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Config> {
         let sources = self.sources.clone();
         // Files are read where a slow disk holds up nobody.
         let read = tokio::task::spawn_blocking(move || {
@@ -45,6 +46,6 @@ impl Reload {
         for key in config::restart_needed(started_with, &config) {
             warn!(key, "configuration: it has changed, and changes with the next restart");
         }
-        Ok(())
+        Ok(config)
     }
 }

@@ -472,6 +472,40 @@ async fn what_a_crash_leaves_is_removed_at_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_has_lost_a_layer_is_set_aside_and_comes_back_with_the_next_load() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let store = store_in(root, &[]).await;
+    let lost = load(&store, &whiteout_image(), Some("r.example/lost:1")).await;
+    let other = TestImage::new(&[(tar_of(&[("f", "x")]), Form::Gzip)]);
+    let whole = load(&store, &other, Some("r.example/whole:1")).await;
+    let layer = store.resolve("r.example/lost:1").unwrap().layers[0].clone();
+    store.shutdown().await;
+    drop(store);
+    fs::remove_dir_all(root.join("layers").join(layer.hex())).unwrap();
+
+    let store = store_in(root, &[]).await;
+    assert!(
+        store.status("r.example/lost:1").unwrap().is_none(),
+        "it is not promised any more"
+    );
+    assert_eq!(
+        store.resolve("r.example/whole:1").unwrap().id,
+        whole,
+        "the others are as they were"
+    );
+    assert_eq!(load(&store, &whiteout_image(), Some("r.example/lost:1")).await, lost);
+    let mounted = store
+        .mount_rootfs(&container(1), &lost, &View::default())
+        .await
+        .unwrap();
+    assert!(mounted.path.is_dir());
+    store.unmount_rootfs(&container(1)).await.unwrap();
+    store.shutdown().await;
+    assert_eq!(fs::read_dir(root.join("quarantine")).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_is_set_aside_and_touches_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();

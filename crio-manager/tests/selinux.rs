@@ -70,6 +70,27 @@ async fn a_volume_is_labelled_with_all_that_is_in_it_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn the_label_of_a_volume_is_that_of_its_top() {
+    let base = tempfile::tempdir().unwrap();
+    let (volume, label) = (base.path().join("volume"), Label::parse(LABEL).unwrap());
+    fs::create_dir(&volume).unwrap();
+    assert!(!Host.has_label(&volume, &label).await.unwrap(), "it has none");
+    relabel(&volume).await.unwrap();
+    fs::write(volume.join("later"), "").unwrap();
+    assert!(Host.has_label(&volume, &label).await.unwrap());
+    let other = Label::parse("system_u:object_r:container_file_t:s0:c1,c3").unwrap();
+    assert!(!Host.has_label(&volume, &other).await.unwrap());
+    let link = base.path().join("link");
+    symlink(&volume, &link).unwrap();
+    assert!(
+        !Host.has_label(&link, &label).await.unwrap(),
+        "the link itself has none"
+    );
+    let missing = Host.has_label(&base.path().join("missing"), &label).await.unwrap_err();
+    assert!(missing.message.contains("missing"), "{missing}");
+}
+
+#[tokio::test]
 async fn what_the_node_needs_is_never_labelled() {
     let before = label_of(Path::new("/etc"));
     for path in [

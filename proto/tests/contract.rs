@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use prost::Message as _;
+use cri::v1;
+use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 
@@ -174,6 +175,35 @@ fn a_method_is_called_under_the_path_that_the_kubelet_uses() {
     use cri::v1::runtime_service_server::SERVICE_NAME;
     assert_eq!(SERVICE_NAME, "runtime.v1.RuntimeService");
     assert_eq!(cri::v1::image_service_server::SERVICE_NAME, "runtime.v1.ImageService");
+}
+
+#[test]
+fn a_list_that_the_server_has_encoded_is_the_message_that_the_client_reads() {
+    let sandbox = v1::PodSandbox {
+        id: "a".repeat(64),
+        labels: [("key".to_owned(), "value".to_owned())].into(),
+        ..Default::default()
+    };
+    let container = v1::Container {
+        pod_sandbox_id: "b".repeat(64),
+        state: v1::ContainerState::ContainerExited.into(),
+        ..Default::default()
+    };
+    let sandboxes = list_of(&[sandbox.clone(), v1::PodSandbox::default()]);
+    let read = v1::ListPodSandboxResponse::decode(&*sandboxes).unwrap();
+    assert_eq!(read.items, [sandbox.clone(), v1::PodSandbox::default()]);
+    let read = v1::StreamPodSandboxesResponse::decode(&*sandboxes).unwrap();
+    assert_eq!(read.pod_sandboxes, [sandbox, v1::PodSandbox::default()]);
+    let containers = list_of(&[container.clone(), container.clone()]);
+    let read = v1::ListContainersResponse::decode(&*containers).unwrap();
+    assert_eq!(read.containers, [container.clone(), container.clone()]);
+    let read = v1::StreamContainersResponse::decode(&*containers).unwrap();
+    assert_eq!(read.containers, [container.clone(), container]);
+}
+
+fn list_of(items: &[impl Message]) -> Vec<u8> {
+    let items = items.iter().map(cri::encoded).collect();
+    cri::EncodedList { items }.encode_to_vec()
 }
 
 #[test]

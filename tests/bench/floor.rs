@@ -13,6 +13,9 @@ use crate::stage::until;
 
 const PLUGINS: &str = "/usr/lib/cni";
 
+/// In the floor's directory: the spec of a container as the node makes it.
+pub const OUR_SPEC: &str = "ours.json";
+
 /// The network of the peers, of the same kind as that of a test's node.
 pub fn network(directory: &Path) -> Value {
     json!({
@@ -154,13 +157,21 @@ fn write_bundle(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The container sleeps in the network namespace made for it.
+/// The container sleeps in the network namespace made for it, behind the same system call filter as the node's.
 fn link_namespace(directory: &Path, namespace: &Path) -> anyhow::Result<()> {
     let path = directory.join("config.json");
     let mut spec: Value = serde_json::from_slice(&fs::read(&path)?)?;
     if let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut) {
         process.insert("terminal".to_owned(), json!(false));
         process.insert("args".to_owned(), json!(["sleep", "1000"]));
+    }
+    let mut ours: Value = serde_json::from_slice(&fs::read(directory.join(OUR_SPEC))?)?;
+    let filter = ours
+        .pointer_mut("/linux/seccomp")
+        .context("a system call filter")?
+        .take();
+    if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
+        linux.insert("seccomp".to_owned(), filter);
     }
     let namespaces = spec.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
     for one in namespaces.into_iter().flatten() {

@@ -5,12 +5,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use cri::v1::{LinuxPodSandboxConfig, NamespaceMode, PodSandboxConfig, PodSandboxMetadata};
+use cri::v1::security_profile::ProfileType;
+use cri::v1::{
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, PodSandboxConfig, PodSandboxMetadata,
+    SecurityProfile,
+};
 use e2e::client::pod_security;
 use e2e::namespaces::Namespaces;
 use e2e::{Client, Node, Runtime, Setup, TestImage};
 
 use crate::containerd::Containerd;
+
+/// A filter of system calls: the default one is each node's own.
+pub fn filter(kind: ProfileType) -> SecurityProfile {
+    SecurityProfile {
+        profile_type: kind.into(),
+        ..Default::default()
+    }
+}
 
 pub enum Host {
     Ours(Node),
@@ -84,7 +96,10 @@ impl Host {
             }),
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: self.cgroup_parent().to_owned(),
-                security_context: Some(pod_security(network)),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    seccomp: Some(filter(ProfileType::RuntimeDefault)),
+                    ..pod_security(network)
+                }),
                 ..Default::default()
             }),
             ..Default::default()

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use cri::v1::security_profile::ProfileType;
-use cri::v1::{ContainerConfig, ListContainerStatsRequest, NamespaceMode, SecurityProfile};
+use cri::v1::{ContainerConfig, ListContainerStatsRequest, NamespaceMode, PodSandboxConfig};
 use e2e::{TestImage, container, sh};
 use futures::future::try_join_all;
 
 use crate::Effort;
-use crate::host::Host;
+use crate::floor;
+use crate::host::{Host, filter};
 use crate::memory::weigh;
 use crate::table::{Samples, Table};
 
@@ -24,6 +25,8 @@ const CONTAINERS_A_POD: usize = 2;
 const LAYERS: usize = 10;
 const LAYER_BYTES: usize = 2_000_000;
 
+const CREATE_AND_START: &str = "Create + Start";
+const STOP_AND_REMOVE: &str = "Stop + Remove";
 const RESTART: &str = "restart of the daemon, 100 containers running";
 
 /// Answers its stop signal at once.
@@ -67,7 +70,7 @@ async fn run(effort: Effort) -> anyhow::Result<()> {
     }
     let [ours, theirs] = hosts;
     theirs.stop().await?;
-    let floor = floor(&ours, effort)?;
+    let floor = bare_programs(&ours, &image, effort).await?;
     ours.stop().await?;
     print(&figures, &floor, effort);
     Ok(())
@@ -80,10 +83,14 @@ async fn life(host: &Host, image: &str, figures: &mut Figures, execs: usize) -> 
     let mut clock = Clock::new(figures);
     let pod = client.run_pod(&config).await?;
     clock.lap("RunPodSandbox");
-    let id = client.create(&pod, &sh("c", image, OBEDIENT), &config).await?;
+    let pod_took = clock.sum;
+    let id = client
+        .create(&pod, &filtered(sh("c", image, OBEDIENT)), &config)
+        .await?;
     clock.lap("CreateContainer");
     client.start(&id).await?;
     clock.lap("StartContainer");
+    clock.note(CREATE_AND_START, clock.sum - pod_took);
     clock.sum("pod up: the three");
     // A signal before the trap is set would not be answered.
     let log = Path::new(&config.log_directory).join("c.log");
@@ -102,6 +109,7 @@ async fn life(host: &Host, image: &str, figures: &mut Figures, execs: usize) -> 
     clock.lap("StopContainer, ends at once");
     client.remove(&id).await?;
     clock.lap("RemoveContainer");
+    clock.note(STOP_AND_REMOVE, clock.sum);
     client.stop_pod(&pod).await?;
     clock.lap("StopPodSandbox");
     client.remove_pod(&pod).await?;
@@ -117,7 +125,7 @@ async fn lives_at_once(host: &Host, image: &str, figures: &mut Figures, rounds: 
         for _ in 0..rounds {
             let config = host.pod(NamespaceMode::Pod);
             let pod = client.run_pod(&config).await?;
-            let id = client.run(&pod, &sh("c", image, OBEDIENT), &config).await?;
+            let id = client.run(&pod, &filtered(sh("c", image, OBEDIENT)), &config).await?;
             // The whole grace would be waited for where the signal comes too early.
             client.stop(&id, 0).await?;
             client.remove(&id).await?;
@@ -141,7 +149,7 @@ async fn execs_at_once(host: &Host, image: &str, figures: &mut Figures, rounds: 
     let config = host.pod(NamespaceMode::Node);
     let pod = client.run_pod(&config).await?;
     let id = client
-        .run(&pod, &container("c", image, &["sleep", "1000"]), &config)
+        .run(&pod, &filtered(container("c", image, &["sleep", "1000"])), &config)
         .await?;
     let began = Instant::now();
     let workers = (0..AT_ONCE).map(|_| async {
@@ -217,17 +225,23 @@ macro_rules! crowd {
     };
 }
 
-const CROWDS: [Crowd; 3] = [crowd!(10), crowd!(100), crowd!(500)];
+const CROWDS: [Crowd; 4] = [crowd!(10), crowd!(100), crowd!(500), crowd!(1000)];
+/// So many of them are for the peer: its shims take too long and too much memory for the last.
+const CROWDS_OF_THEIRS: usize = 3;
 /// With so many containers the daemon is restarted.
 const AT_RESTART: usize = 100;
 
 /// Questions and memory with ever more containers.
 async fn many(host: &mut Host, image: &str, figures: &mut Figures, effort: Effort) -> anyhow::Result<()> {
     let mut ids = Vec::new();
-    for crowd in effort.or(&CROWDS[..2], &CROWDS[..]) {
+    let whole = match host {
+        Host::Ours(_) => CROWDS.len(),
+        Host::Theirs(_) => CROWDS_OF_THEIRS,
+    };
+    for crowd in CROWDS.iter().take(effort.or(2, whole)) {
         let client = host.client().clone();
         while ids.len() < crowd.containers {
-            let config = host.pod(NamespaceMode::Node);
+            let config = unfiltered_pod(host.pod(NamespaceMode::Node));
             let pod = client.run_pod(&config).await?;
             for number in 0..CONTAINERS_A_POD {
                 let plan = unfiltered(container(&format!("c{number}"), image, &["sleep", "1000"]));
@@ -269,17 +283,18 @@ async fn many(host: &mut Host, image: &str, figures: &mut Figures, effort: Effor
     host.client().remove_everything().await
 }
 
-/// Without a seccomp filter: some kernels fall over when very many processes that have one end together.
+/// Without a system call filter: some kernels fall over when very many processes that have one end together.
 fn unfiltered(mut config: ContainerConfig) -> ContainerConfig {
-    let context = config
-        .linux
-        .get_or_insert_default()
-        .security_context
-        .get_or_insert_default();
-    context.seccomp = Some(SecurityProfile {
-        profile_type: ProfileType::Unconfined.into(),
-        localhost_ref: String::new(),
-    });
+    if let Some(security) = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+        security.seccomp = Some(filter(ProfileType::Unconfined));
+    }
+    config
+}
+
+fn unfiltered_pod(mut config: PodSandboxConfig) -> PodSandboxConfig {
+    if let Some(security) = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+        security.seccomp = Some(filter(ProfileType::Unconfined));
+    }
     config
 }
 
@@ -303,11 +318,39 @@ fn note_memory(
     Ok(())
 }
 
+/// The container asks for a system call filter by name: who asks for none gets one from some and none from others.
+fn filtered(mut config: ContainerConfig) -> ContainerConfig {
+    if let Some(security) = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+        security.seccomp = Some(filter(ProfileType::RuntimeDefault));
+    }
+    config
+}
+
+/// The OCI spec that our node makes of a container.
+async fn spec_of_a_container(host: &Host, image: &str) -> anyhow::Result<Vec<u8>> {
+    let client = host.client();
+    // Everything was removed by now.
+    client.pull(image).await?;
+    let config = host.pod(NamespaceMode::Node);
+    let pod = client.run_pod(&config).await?;
+    let plan = filtered(container("c", image, &["sleep", "1000"]));
+    let id = client.create(&pod, &plan, &config).await?;
+    let spec = std::fs::read(
+        host.path("runroot/crio-manager/containers")
+            .join(id)
+            .join("config.json"),
+    )?;
+    client.stop_pod(&pod).await?;
+    client.remove_pod(&pod).await?;
+    Ok(spec)
+}
+
 /// Runs the bare programs inside the node's namespaces.
-fn floor(host: &Host, effort: Effort) -> anyhow::Result<BTreeMap<String, Samples>> {
+async fn bare_programs(host: &Host, image: &str, effort: Effort) -> anyhow::Result<BTreeMap<String, Samples>> {
     let directory = host.path("floor");
     let programs = directory.join("rootfs/bin");
     std::fs::create_dir_all(&programs)?;
+    std::fs::write(directory.join(floor::OUR_SPEC), spec_of_a_container(host, image).await?)?;
     std::fs::copy("target/busybox/bin/busybox", programs.join("busybox"))?;
     for name in ["sleep", "true"] {
         symlink("busybox", programs.join(name))?;
@@ -345,10 +388,12 @@ fn print(figures: &[Figures; 2], floor: &BTreeMap<String, Samples>, effort: Effo
         ("RunPodSandbox", &["cni add"][..]),
         ("CreateContainer", &["create"]),
         ("StartContainer", &["start"]),
+        (CREATE_AND_START, &["create", "start"]),
         ("pod up: the three", &["cni add", "create", "start"]),
         ("ExecSync", &["exec"]),
         ("StopContainer, ends at once", &["kill"]),
         ("RemoveContainer", &["delete"]),
+        (STOP_AND_REMOVE, &["kill", "delete"]),
         ("StopPodSandbox", &["cni del"]),
         ("RemovePodSandbox", &[]),
         ("pod down: the four", &["kill", "delete", "cni del"]),
@@ -375,7 +420,10 @@ fn print(figures: &[Figures; 2], floor: &BTreeMap<String, Samples>, effort: Effo
             let what = format!("{kind}, {containers}");
             for (name, part) in [("median", 0.5), ("99 of 100", 0.99)] {
                 let of = |figures: &Figures| figures.get(what.as_str())?.quantile(part);
-                table.row(&format!("{what}: {name}"), of(ours), of(theirs));
+                // So many are not made in a quick run.
+                if let Some(took) = of(ours) {
+                    table.row(&format!("{what}: {name}"), Some(took), of(theirs));
+                }
             }
         }
     }
@@ -420,7 +468,11 @@ impl<'a> Clock<'a> {
     }
 
     fn sum(&mut self, what: &'static str) {
-        note(self.figures, what, self.sum);
+        self.note(what, self.sum);
         self.sum = 0.0;
+    }
+
+    fn note(&mut self, what: &'static str, took: f64) {
+        note(self.figures, what, took);
     }
 }

@@ -17,6 +17,7 @@ mod mounts;
 mod network;
 mod pod;
 mod pulls;
+mod selinux;
 mod streaming;
 mod summary;
 
@@ -69,6 +70,7 @@ const TOGETHER: &[&[Spec]] = &[
     isolation::SPECS,
     identity::SPECS,
     apparmor::SPECS,
+    selinux::SPECS,
     streaming::SPECS,
 ];
 /// Run after them, alone.

@@ -45,6 +45,7 @@ async fn unknown_ids_are_not_found_or_already_gone(node: &mut Node) -> anyhow::R
     client.remove(&id).await?;
     client.stop_pod(&id).await?;
     client.remove_pod(&id).await?;
+    client.remove_image(&id).await?;
     Ok(())
 }
 

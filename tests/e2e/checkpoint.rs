@@ -22,6 +22,8 @@ run_on!(runc, crun:
     a_checkpoint_that_fails_leaves_the_container_running_and_nothing_else,
 );
 
+/// By which a manifest says that its layers are a checkpoint.
+const CHECKPOINT: &str = "org.criu.checkpoint.container.name";
 const PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 const SOON: Duration = Duration::from_secs(20);
 
@@ -52,6 +54,10 @@ async fn with_debian_13(node: &mut Node) -> anyhow::Result<Option<()>> {
             node.path("plugins").join(plugin),
         )?;
     }
+    fs::write(
+        node.path("crio.conf.d").join("50-checkpoints.conf"),
+        "[crio_manager]\nrestore_from_images = true\n",
+    )?;
     let usr = tree.canonicalize()?.join("usr").display().to_string();
     node.namespaces.run("mount", &["--bind", &usr, "/usr"])?;
     restart(node).await?;
@@ -142,6 +148,17 @@ async fn where_no_criu_works_the_reason_is_told(node: &mut Node) -> anyhow::Resu
         assert!(error.message().contains("criu"), "{error}");
         assert!(!location.exists());
     }
+    // An image may be one only where the administrator says so.
+    let mut image = TestImage::scratch().with_file("config.dump", b"{}")?;
+    image.annotations = serde_json::json!({ CHECKPOINT: "c" });
+    let image = node.pulled("e2e/checkpoint:1", &image).await?;
+    let refused = pod.create(&sh("of-image", &image, "")).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("crio_manager.restore_from_images is false"),
+        "{refused}"
+    );
     let bin = node.path("bin");
     fs::write(
         bin.join("criu"),
@@ -258,6 +275,31 @@ async fn a_container_goes_on_from_its_checkpoint(node: &mut Node) -> anyhow::Res
     counts_on(node, "second", "c").await?;
     node.client.stop(&id, 0).await?;
     assert_eq!(node.client.exited(&id, SOON).await?.exit_code, 137);
+    node.client.remove(&id).await?;
+
+    // An image of the same files is as good as the archive.
+    let mut image = TestImage::scratch().with_layer(|layer| {
+        let mut archive = tar::Archive::new(fs::File::open(&location)?);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let header = entry.header().clone();
+            let path = entry.path()?.into_owned();
+            layer.append_data(&mut header.clone(), path, &mut entry)?;
+        }
+        Ok(())
+    })?;
+    image.annotations = serde_json::json!({ CHECKPOINT: "c" });
+    let checkpoint_image = node.pulled("e2e/checkpoint:1", &image).await?;
+    let mut of_image = sh("of-image", &checkpoint_image, "echo never");
+    of_image.mounts = mounts();
+    let id = second.run(&of_image).await?;
+    // It needs its layers no more.
+    node.client.remove_image(&checkpoint_image).await?;
+    counts_on(node, "second", "of-image").await?;
+    let numbers = counted(node, "second", "of-image")?;
+    assert!((5..=last + 1).contains(&numbers[0]), "{numbers:?} after {last}");
+    let files = node.client.output(&id, &["ls", "/dir"]).await?;
+    assert_eq!(files, "new\n");
     node.client.remove(&id).await?;
 
     // One that is never started leaves nothing.

@@ -12,6 +12,7 @@ run_on!(runc, crun:
     profiles_may_be_asked_for_in_the_older_fields,
     what_is_mounted_beneath_is_read_only_too_where_the_runtime_can,
     a_container_joins_the_processes_of_the_one_it_names,
+    capabilities_are_ambient_only_where_it_is_asked_for,
 );
 run_on!(runc:
     a_container_shares_with_the_node_no_more_than_its_pod,
@@ -290,5 +291,55 @@ async fn what_is_mounted_beneath_is_read_only_too_where_the_runtime_can(node: &m
         node.client.remove(&status.id).await?;
     }
     node.namespaces.run("umount", &[&beneath])?;
+    node.nothing_more_than(&before).await
+}
+
+async fn capabilities_are_ambient_only_where_it_is_asked_for(node: &mut Node) -> anyhow::Result<()> {
+    const NET_BIND_SERVICE: &str = "0000000000000400";
+    const NONE: &str = "0000000000000000";
+    let pod = node.running_host_pod("ambient").await?;
+    let asking = |name: &str, ambient: &[&str]| {
+        let mut config = sh(name, &pod.image, "sleep 1000");
+        config.linux = with(|asked| {
+            asked.run_as_user = Some(Int64Value { value: 1000 });
+            asked.capabilities = Some(Capability {
+                add_capabilities: vec!["NET_BIND_SERVICE".to_owned()],
+                drop_capabilities: vec!["ALL".to_owned()],
+                add_ambient_capabilities: ambient.iter().map(|&name| name.to_owned()).collect(),
+            });
+        });
+        config
+    };
+    // Of its first process, and of a command in it.
+    let sets = async |id: &str| {
+        let both = ["grep", "-h", "^Cap", "/proc/1/status", "/proc/self/status"];
+        let said = node.client.output(id, &both).await?;
+        let of = |name: &str| {
+            let lines = said.lines().filter_map(|line| line.strip_prefix(name));
+            lines.map(|value| value.trim().to_owned()).collect::<Vec<_>>()
+        };
+        anyhow::Ok([of("CapAmb:"), of("CapEff:"), of("CapBnd:")])
+    };
+    let plain = pod.run(&asking("plain", &[])).await?;
+    assert_eq!(
+        sets(&plain).await?,
+        [[NONE; 2], [NONE; 2], [NET_BIND_SERVICE; 2]],
+        "granted, and lost by who is not root"
+    );
+    for (name, ambient) in [("short", "NET_BIND_SERVICE"), ("long", "CAP_NET_BIND_SERVICE")] {
+        let id = pod.run(&asking(name, &[ambient])).await?;
+        assert_eq!(sets(&id).await?, [[NET_BIND_SERVICE; 2]; 3], "{ambient}");
+    }
+
+    let before = node.snapshot();
+    for (ambient, words) in [
+        ("SYS_ADMIN", "SYS_ADMIN is not among those granted"),
+        ("NO_SUCH", "NO_SUCH"),
+    ] {
+        let error = pod.create(&asking("refused", &[ambient])).await.unwrap_err();
+        let status = error.downcast_ref::<tonic::Status>().map(|status| status.code());
+        assert_eq!(status, Some(Code::InvalidArgument), "{ambient}: {error:#}");
+        assert!(format!("{error:#}").contains(words), "{ambient}: {error:#}");
+    }
     node.nothing_more_than(&before).await
 }

@@ -1,9 +1,10 @@
 //! The daemon as a service: what its service manager hears, and what a reload changes.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use e2e::{Node, eventually, run_on, sh};
+use e2e::{Node, eventually, http, run_on, sh};
 
 run_on!(runc:
     the_service_manager_hears_ready_and_what_is_there_and_that_it_stops,
@@ -108,6 +109,13 @@ async fn a_reload_changes_what_is_live_and_names_what_is_not(node: &mut Node) ->
         "what runs is as it was"
     );
     assert!(node.client.pid(&before).await? > 0);
+    let shown = http::get(UnixStream::connect(node.socket())?, "/config")?.body;
+    assert!(
+        shown.contains("\ndefault_env = [\"RELOADED=yes\"]\n"),
+        "what is live is shown as it is now: {shown}"
+    );
+    let root = format!("\nroot = \"{}\"\n", node.path("root").display());
+    assert!(shown.contains(&root), "what is not is shown as it was: {shown}");
     let log = node.log();
     assert!(
         log.contains("crio.root") && log.contains("changes with the next restart"),

@@ -1,5 +1,6 @@
 //! What containers and pods use, as the kernel counts it; and the lists in portions.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use tonic::Code;
 
 run_on!(runc, crun:
     a_containers_statistics_are_the_kernels,
-    pressure_is_the_kernels,
+    a_containers_pressure_is_the_kernels,
 );
 run_on!(runc:
     a_pods_statistics_have_its_network_and_its_containers,
@@ -120,7 +121,7 @@ async fn a_containers_statistics_are_the_kernels(node: &mut Node) -> anyhow::Res
         "{layer:?}"
     );
     let mountpoint = layer.fs_id.unwrap().mountpoint;
-    assert!(std::path::Path::new(&mountpoint).is_absolute(), "{mountpoint}");
+    assert!(Path::new(&mountpoint).is_absolute(), "{mountpoint}");
 
     node.client.stop(&id, 0).await?;
     let request = ContainerStatsRequest { container_id: id };
@@ -332,40 +333,6 @@ async fn lists_in_portions_are_the_same_lists(node: &mut Node) -> anyhow::Result
     Ok(())
 }
 
-/// Who has used up a quota waits for the processor.
-async fn pressure_is_the_kernels(node: &mut Node) -> anyhow::Result<()> {
-    let pod = node.running_host_pod("pressed").await?;
-    let mut config = sh("c", &pod.image, "while :; do :; done");
-    config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
-        cpu_period: 100_000,
-        cpu_quota: 20_000,
-        ..Default::default()
-    });
-    let id = pod.run(&config).await?;
-    let places =
-        ["", "/unified"].map(|mount| format!("/sys/fs/cgroup{mount}{}/cpu.pressure", node.container_cgroup(&id)));
-    let Some(file) = places.iter().find(|file| std::path::Path::new(file).exists()) else {
-        eprintln!("SKIPPED: no pressure of cgroups here");
-        return Ok(());
-    };
-    // "some avg10=0.00 avg60=0.00 avg300=0.00 total=0", in microseconds
-    let kernels = || {
-        let text = std::fs::read_to_string(file)?;
-        let some = text.lines().find(|line| line.starts_with("some ")).context("some")?;
-        let (_, total) = some.rsplit_once("total=").context("total")?;
-        Ok::<_, anyhow::Error>(total.trim().parse::<u64>()? * 1000)
-    };
-    e2e::eventually("it has waited", || Ok(kernels()? > 0)).await?;
-    let before = kernels()?;
-    let stats = container_stats(node, &id).await?;
-    let after = kernels()?;
-    let psi = stats.cpu.context("cpu")?.psi.context("pressure")?;
-    let total = psi.some.context("some")?.total;
-    assert!((before..=after).contains(&total), "{before} <= {total} <= {after}");
-    assert!(psi.full.is_some() && stats.memory.context("memory")?.psi.is_some());
-    Ok(())
-}
-
 /// Those that the kernel may have no numbers for: huge pages, pressure, devices.
 fn may_lack(name: &str) -> bool {
     let parts = ["hugetlb", "pressure", "blkio", "fs_reads", "fs_writes"];
@@ -433,5 +400,79 @@ async fn every_announced_metric_of_a_pod_is_there_with_its_labels(node: &mut Nod
         .into_inner();
     let streamed = stream.message().await?.context("a portion")?.pod_sandbox_metrics;
     assert_eq!(streamed.len(), all.len());
+    Ok(())
+}
+
+/// The total of a line, `some` or `full`, of a file like `cpu.pressure`, in nanoseconds.
+fn stalled(directory: &Path, file: &str, kind: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(directory.join(file)).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+    let total: u64 = line.split_once("total=")?.1.trim().parse().ok()?;
+    Some(total * 1000)
+}
+
+async fn a_containers_pressure_is_the_kernels(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("pressed").await?;
+    // It is held back by its quota, which is pressure on its processor.
+    let mut config = sh("c", &pod.image, "while :; do :; done");
+    config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
+        cpu_period: 10_000,
+        cpu_quota: 1_000,
+        ..Default::default()
+    });
+    let id = pod.run(&config).await?;
+    let pid = node.client.pid(&id).await?;
+    let of_version_2 = std::fs::read_to_string(node.namespaces.inside(format!("/proc/{pid}/cgroup")))?
+        .lines()
+        .find_map(|line| line.strip_prefix("0::").map(str::to_owned))
+        .filter(|path| path.contains(&id));
+    let Some(cgroup) = of_version_2 else {
+        let stats = container_stats(node, &id).await?;
+        assert!(stats.cpu.unwrap().psi.is_none() && stats.memory.unwrap().psi.is_none() && stats.io.is_none());
+        eprintln!("SKIPPED: the container has no cgroup of version 2 here, and so no pressure");
+        return Ok(());
+    };
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.controllers").exists());
+    let directory = Path::new(root.context("no cgroups of version 2")?).join(cgroup.trim_start_matches('/'));
+    if stalled(&directory, "cpu.pressure", "some ").is_none() {
+        let stats = container_stats(node, &id).await?;
+        assert!(
+            stats.cpu.unwrap().psi.is_none(),
+            "what the kernel does not count is not told"
+        );
+        eprintln!("SKIPPED: this kernel counts no pressure (psi=1 on its command line, or CONFIG_PSI)");
+        return Ok(());
+    }
+    e2e::eventually("it is held back", || {
+        Ok(stalled(&directory, "cpu.pressure", "some ").is_some_and(|total| total > 0))
+    })
+    .await?;
+    let before = ["cpu.pressure", "memory.pressure", "io.pressure"].map(|file| stalled(&directory, file, "some "));
+    let stats = container_stats(node, &id).await?;
+    let told = [
+        stats.cpu.context("cpu")?.psi,
+        stats.memory.context("memory")?.psi,
+        stats.io.context("io")?.psi,
+    ];
+    for ((file, before), told) in ["cpu.pressure", "memory.pressure", "io.pressure"]
+        .into_iter()
+        .zip(before)
+        .zip(told)
+    {
+        let told = told.with_context(|| format!("{file} is not told"))?;
+        let (some, full) = (told.some.context("some")?, told.full.context("full")?);
+        let after = stalled(&directory, file, "some ");
+        assert!(
+            before <= Some(some.total) && Some(some.total) <= after,
+            "{file}: {before:?}, then {}, then {after:?}",
+            some.total
+        );
+        assert!(
+            full.total <= some.total && (0.0..=100.0).contains(&some.avg10),
+            "{file}: {some:?} {full:?}"
+        );
+    }
     Ok(())
 }

@@ -23,6 +23,8 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub struct TestImage {
     /// The `config` object of the image configuration: `Cmd`, `Env`, `User`, `WorkingDir`, …
     pub declared: Value,
+    /// Of the manifest.
+    pub annotations: Value,
     layers: Vec<Layer>,
 }
 
@@ -63,6 +65,7 @@ impl TestImage {
         let layers = BASE.get().cloned().into_iter().collect();
         Ok(TestImage {
             declared: json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] }),
+            annotations: json!({}),
             layers,
         })
     }
@@ -71,6 +74,7 @@ impl TestImage {
     pub fn scratch() -> Self {
         TestImage {
             declared: json!({ "Env": ["PATH=/bin"] }),
+            annotations: json!({}),
             layers: Vec::new(),
         }
     }
@@ -116,6 +120,7 @@ impl TestImage {
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": descriptor(CONFIG, &self.config_blob()), "layers": layers,
+            "annotations": self.annotations,
         });
         Blob::new(manifest.to_string().into_bytes())
     }

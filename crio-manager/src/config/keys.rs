@@ -147,7 +147,7 @@ pub static TABLES: [(&str, &str); 8] = [
 
 /// The keys that a reload (SIGHUP) changes; all others, and the handlers, need a restart. Whatever is here reaches the
 /// daemon in `reload`.
-static LIVE: [(&str, &str); 16] = [
+static LIVE: [(&str, &str); 17] = [
     ("crio.runtime", "add_inheritable_capabilities"),
     ("crio.runtime", "cdi_spec_dirs"),
     ("crio.runtime", "default_capabilities"),
@@ -163,10 +163,11 @@ static LIVE: [(&str, &str); 16] = [
     ("crio_manager", "default_workload_trust"),
     ("crio_manager", "log_targets"),
     ("crio_manager", "pause_path"),
+    ("crio_manager", "restore_from_images"),
     ("crio_manager", "untrusted_runtime"),
 ];
 
-pub static KEYS: [Key; 69] = [
+pub static KEYS: [Key; 70] = [
     key!(
         "crio",
         "root",
@@ -565,6 +566,12 @@ pub static KEYS: [Key; 69] = [
         "default_workload_trust",
         manager.default_workload_trust,
         "\"trusted\" or \"untrusted\": what a pod is that says nothing, names no handler, is not privileged and shares no namespace with the node."
+    ),
+    key!(
+        "crio_manager",
+        "restore_from_images",
+        manager.restore_from_images,
+        "Whether an image may be the checkpoint of a container, which goes on when it is started. criu gives its processes the rights that the checkpoint records, whatever the pod is allowed: only for nodes on which nobody chooses images who may not have them."
     ),
 ];
 

@@ -80,12 +80,17 @@ pub fn commented_defaults() -> String {
 
 /// The same, with what differs from the defaults in force.
 pub fn effective(config: &Config) -> String {
+    in_force(config, config)
+}
+
+/// What is in force in a daemon that was started with one configuration and has read another since: of that, what is live.
+pub fn in_force(started_with: &Config, reloaded: &Config) -> String {
     let mut text = HEAD.to_owned();
     let defaults = Config::default();
     for (table, heading) in TABLES {
         table_head(&mut text, table, heading);
         for key in KEYS.iter().filter(|key| key.table == table) {
-            let value = (key.write)(config);
+            let value = (key.write)(if key.is_live() { reloaded } else { started_with });
             let shown = if value == (key.write)(&defaults) {
                 Shown::Commented
             } else {
@@ -94,7 +99,7 @@ pub fn effective(config: &Config) -> String {
             entry(&mut text, &key.explanation(), key.name, &value, shown);
         }
         if table == "crio.runtime" {
-            for (name, runtime) in &config.runtimes {
+            for (name, runtime) in &started_with.runtimes {
                 let _ = write!(text, "\n[crio.runtime.runtimes.{}]\n", super::value::quote(name));
                 handler(&mut text, runtime, Some(&RuntimeHandler::named(name)));
             }

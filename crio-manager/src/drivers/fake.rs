@@ -58,6 +58,8 @@ pub struct FakeNode {
     pub usage: Mutex<Usage>,
     /// The limits that every cgroup has.
     pub limits: Mutex<Resources>,
+    /// What every handler allows.
+    pub allowed_annotations: Mutex<BTreeSet<String>>,
 }
 
 /// What a fake process does with a stop signal.
@@ -81,6 +83,8 @@ struct State {
     specs: BTreeMap<ContainerId, Vec<u8>>,
     /// Paths that were given a label of SELinux.
     labels: BTreeMap<std::path::PathBuf, String>,
+    /// The same paths, as often as it was done.
+    relabelled: Vec<std::path::PathBuf>,
     processes: BTreeMap<u32, Arc<FakeProcess>>,
     exits: BTreeMap<String, Exit>,
     next_pid: u32,
@@ -107,6 +111,12 @@ impl FakeNode {
         self.state.lock().unwrap().labels.clone()
     }
 
+    /// How often this was given a label of SELinux, with all that is in it.
+    pub fn times_relabelled(&self, path: &std::path::Path) -> usize {
+        let state = self.state.lock().unwrap();
+        state.relabelled.iter().filter(|&other| other == path).count()
+    }
+
     /// A node on which this call fails.
     pub fn new(fails: Fails) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
@@ -127,6 +137,7 @@ impl FakeNode {
             fails_update: AtomicBool::new(false),
             usage: Mutex::default(),
             limits: Mutex::default(),
+            allowed_annotations: Mutex::default(),
         })
     }
 
@@ -357,7 +368,7 @@ impl OciRuntime for FakeNode {
                 unconfined_monitor: false,
                 no_pivot: false,
                 min_memory_bytes: 0,
-                allowed_annotations: Default::default(),
+                allowed_annotations: self.allowed_annotations.lock().unwrap().clone(),
                 default_annotations: Default::default(),
                 privileged_without_host_devices: false,
             }),
@@ -486,6 +497,8 @@ impl Cgroups for FakeNode {
     fn parent(&self, asked: &str) -> DriverResult<CgroupPath> {
         CgroupPath::parse_parent(asked).map_err(|bad| DriverError::new(ErrorKind::Invalid, bad.to_string()))
     }
+
+    fn expect_entry(&self) {}
 
     async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance> {
         self.make(format!("cgroup {}", cgroup.as_str()))?;

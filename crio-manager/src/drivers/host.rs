@@ -57,7 +57,8 @@ impl HostFiles for Host {
         blocking(path, |path| {
             let found = std::fs::canonicalize(path)?;
             if !found.is_dir() {
-                let device = device(&found)?.ok_or_else(|| std::io::Error::other("not a device"))?;
+                let device =
+                    device(&found)?.ok_or_else(|| std::io::Error::new(IoErrorKind::InvalidInput, "not a device"))?;
                 return Ok(vec![HostDevice {
                     path: path.to_owned(),
                     ..device
@@ -94,6 +95,11 @@ impl HostFiles for Host {
             Ok(devices)
         })
         .await
+    }
+
+    async fn has_label(&self, path: &Path, label: &Label) -> DriverResult<bool> {
+        let label = label.to_string();
+        blocking(path, move |path| selinux::has_label(path, &label)).await
     }
 
     async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()> {

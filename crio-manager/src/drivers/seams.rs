@@ -435,6 +435,9 @@ pub trait Cgroups: Send + Sync {
     /// A cgroup parent as the client wrote it (empty: the default), checked. `Invalid` when it is the other driver's syntax.
     fn parent(&self, asked: &str) -> DriverResult<CgroupPath>;
 
+    /// Somebody will enter a cgroup in a moment: what the kernel has to wait for before that begins now. Nobody waits here.
+    fn expect_entry(&self);
+
     /// Makes a cgroup and opens its doors.
     async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance>;
 
@@ -626,11 +629,20 @@ pub trait Checkpoints: Send + Sync {
     /// or not at all. Nobody may change the root file system meanwhile.
     async fn export(&self, id: &ContainerId, export: CheckpointExport) -> DriverResult<()>;
 
-    /// What an archive says of its container. `Invalid` when it is none.
-    async fn inspect(&self, archive: &Path) -> DriverResult<CheckpointHead>;
+    /// What a checkpoint says of its container. `Invalid` when it is none.
+    async fn inspect(&self, from: &CheckpointSource) -> DriverResult<CheckpointHead>;
 
-    /// Unpacks an archive: the processes into the container's place, the changes into its mounted root file system.
-    async fn import(&self, id: &ContainerId, archive: &Path, rootfs: &Path) -> DriverResult<CheckpointPlace>;
+    /// Unpacks a checkpoint: the processes into the container's place, the changes into its mounted root file system.
+    async fn import(&self, id: &ContainerId, from: &CheckpointSource, rootfs: &Path) -> DriverResult<CheckpointPlace>;
+}
+
+/// Where a checkpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckpointSource {
+    /// In an archive on this node.
+    Archive(PathBuf),
+    /// In the layers of the image with this id.
+    Image(String),
 }
 
 /// Where the checkpoint of a container is made, or lies unpacked.
@@ -655,7 +667,7 @@ pub struct CheckpointExport {
     pub until: std::time::Instant,
 }
 
-/// What an archive says of its container; untrusted.
+/// What a checkpoint says of its container; untrusted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckpointHead {
     /// Names of its image, the most exact one first.
@@ -739,6 +751,8 @@ pub struct ResolvedImage {
     pub config: crate::spec::ImageConfig,
     /// The signal it asks to be stopped with; empty for none.
     pub stop_signal: String,
+    /// Whether its files are the checkpoint of a container, instead of a root file system.
+    pub is_checkpoint: bool,
 }
 
 /// Who may read a file of a bundle.
@@ -814,6 +828,9 @@ pub trait HostFiles: Send + Sync {
 
     /// Every device of the host that a privileged container gets.
     async fn all_devices(&self) -> DriverResult<Vec<HostDevice>>;
+
+    /// Whether a file or a directory, whatever is in it, has this label of SELinux.
+    async fn has_label(&self, path: &Path, label: &Label) -> DriverResult<bool>;
 
     /// Gives a file or a directory, with all that is in it, this label of SELinux. `Invalid`: the node itself needs it.
     async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()>;

@@ -119,6 +119,24 @@ pub(super) async fn relabel(path: &Path, label: &Label) -> DriverResult<()> {
     done.unwrap_or_else(|panicked| Err(DriverError::new(ErrorKind::Failed, panicked.to_string())))
 }
 
+/// Whether the thing itself has this label. What is not there is an error; a file system without labels has none.
+pub(super) fn has_label(path: &Path, label: &str) -> std::io::Result<bool> {
+    Ok(label_is(open(CWD, path)?.as_fd(), label))
+}
+
+/// Whether a file that is held has this label.
+fn label_is(file: BorrowedFd<'_>, label: &str) -> bool {
+    let mut now = [0; LABEL_BYTES];
+    let length = rustix::fs::getxattr(by_descriptor(file), LABEL, &mut now).unwrap_or_default();
+    let now = now.get(..length).unwrap_or_default();
+    now.strip_suffix(b"\0").unwrap_or(now) == label.as_bytes()
+}
+
+/// A path to the very file that is held, be its name another's by now.
+fn by_descriptor(file: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
 /// Says that the caller has left.
 #[derive(Default)]
 struct Left(Arc<AtomicBool>);
@@ -221,15 +239,10 @@ impl Walk {
 
     /// What has the label keeps its times.
     fn set(&self, file: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let mut now = [0; LABEL_BYTES];
-        if let Ok(length) = rustix::fs::getxattr(&by_descriptor, LABEL, &mut now)
-            && let Some(now) = now.get(..length)
-            && now.strip_suffix(b"\0").unwrap_or(now) == self.label.as_bytes()
-        {
+        if label_is(file, &self.label) {
             return Ok(());
         }
-        rustix::fs::setxattr(&by_descriptor, LABEL, self.label.as_bytes(), XattrFlags::empty())
+        rustix::fs::setxattr(by_descriptor(file), LABEL, self.label.as_bytes(), XattrFlags::empty())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::model::{
     SandboxState, Timestamp,
 };
 use crate::model::{container, sandbox};
+use bytes::Bytes;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,6 +41,8 @@ pub struct SandboxCell {
     pub creating: tokio::sync::RwLock<()>,
     /// Orders writes of its record: a late one neither undoes a newer one nor brings a forgotten record back.
     pub written: tokio::sync::Mutex<Written>,
+    /// Its line in lists.
+    pub line: Line,
     /// Its categories of SELinux, which are free again when it is gone.
     _categories: Option<Claim>,
 }
@@ -77,6 +80,7 @@ impl SandboxCell {
             operation: tokio::sync::Mutex::default(),
             creating: tokio::sync::RwLock::default(),
             written: tokio::sync::Mutex::default(),
+            line: Line::default(),
             _categories: categories,
         }
     }
@@ -150,6 +154,21 @@ impl SandboxCell {
     }
 }
 
+/// What lists say of an object, kept from one list to the next.
+#[derive(Default)]
+pub struct Line(Mutex<Option<(i32, Bytes)>>);
+
+impl Line {
+    /// What is said in this state: what was said when last asked in the same one, else what `say` says.
+    pub fn of(&self, state: i32, say: impl FnOnce() -> Bytes) -> Bytes {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((of, line)) if *of == state => line.clone(),
+            _ => kept.insert((state, say())).1.clone(),
+        }
+    }
+}
+
 /// A container of this node.
 pub struct ContainerCell {
     /// What was asked.
@@ -177,6 +196,8 @@ pub struct ContainerCell {
     resources: Mutex<Resources>,
     /// What those who watch the node know of it.
     pub told: Mutex<Told>,
+    /// Its line in lists.
+    pub line: Line,
     /// The deadline of the stop under way, which later stops may bring forward.
     pub stopping: Mutex<Option<watch::Sender<Instant>>>,
 }
@@ -244,6 +265,7 @@ impl ContainerCell {
             state,
             operation: tokio::sync::Mutex::default(),
             written: tokio::sync::Mutex::default(),
+            line: Line::default(),
             stopping: Mutex::default(),
         }
     }
@@ -338,5 +360,20 @@ impl ContainerCell {
             }),
             boot_id: self.boot_id.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_said_anew_when_the_state_is_another() {
+        let line = Line::default();
+        let said = |state: i32, word: &'static str| line.of(state, || Bytes::from_static(word.as_bytes()));
+        assert_eq!(said(0, "created"), "created");
+        assert_eq!(said(0, "never asked"), "created");
+        assert_eq!(said(1, "running"), "running");
+        assert_eq!(said(0, "created again"), "created again");
     }
 }

@@ -4,14 +4,14 @@ use super::Lifecycle;
 use super::cell::{ContainerCell, Held, SandboxCell};
 use super::error::{Error, InStep, Step, StepFailed, stopped_meanwhile};
 use super::events::What;
-use super::from_checkpoint::FromCheckpoint;
+use super::from_checkpoint::MadeFrom;
 use super::reap::HalfMade;
 use super::release;
 use super::specify::pod_users;
 use super::under_way::{self, PATIENCE};
 use super::undo::Undo;
 use crate::drivers::seams::{
-    DriverError, DriverResult, Drivers, ErrorKind, Launched, MonitorLaunch, ProcessHandle, Readers, ResolvedImage,
+    DriverError, DriverResult, Drivers, ErrorKind, Launched, MonitorLaunch, ProcessHandle, Readers,
 };
 use crate::model::record::{ContainerFacts, ContainerRecord, Progress};
 use crate::model::selinux::View;
@@ -24,12 +24,6 @@ use std::sync::Arc;
 use tracing::info;
 
 const WHAT: &str = "create container";
-
-/// What a container is made from.
-struct MadeFrom {
-    image: ResolvedImage,
-    checkpoint: Option<FromCheckpoint>,
-}
 
 /// The processes of a container that was made just now.
 pub(super) struct MadeProcesses {
@@ -59,6 +53,7 @@ impl Lifecycle {
             return Err(Error::SandboxNotReady(sandbox.plan.id.short().to_owned()));
         }
         let d = self.drivers();
+        d.cgroup.expect_entry();
         if let Some(mount) = plan.mounts.iter().find(|mount| mount.recursive_read_only)
             && self.recursive_read_only(&sandbox.handler.name) == Support::Absent
         {
@@ -67,16 +62,9 @@ impl Lifecycle {
                 handler: sandbox.handler.name.clone(),
             });
         }
-        let checkpoint = self.named_checkpoint(sandbox, &plan).await?;
-        let (image, image_name) = match &checkpoint {
-            None => (
-                d.image.resolve(&plan.image).step("resolve image").await?,
-                plan.image.clone(),
-            ),
-            Some(checkpoint) => self.image_of(checkpoint).await?,
-        };
+        let made_from = self.named(sandbox, &plan).await?;
         let plan = ContainerPlan {
-            image: image_name,
+            image: made_from.image_name.clone(),
             ..plan
         };
         let mut undo = Undo::default();
@@ -87,7 +75,6 @@ impl Lifecycle {
             progress: Progress::Making,
             boot_id: d.clock.boot_id(),
         };
-        let made_from = MadeFrom { image, checkpoint };
         match self.container_steps(sandbox, &record, &made_from, &mut undo).await {
             Ok((facts, held)) => {
                 let id = record.plan.id.clone();
@@ -119,7 +106,7 @@ impl Lifecycle {
         undo: &mut Undo,
     ) -> Result<(ContainerFacts, Held), StepFailed> {
         let d = self.drivers();
-        let MadeFrom { image, checkpoint } = made_from;
+        let MadeFrom { image, checkpoint, .. } = made_from;
         let (plan, handler, parent) = (&record.plan, &record.handler, &record.cgroup_parent);
         d.store.save_container(record).step("record intent").await?;
 
@@ -137,7 +124,7 @@ impl Lifecycle {
 
         if let Some(checkpoint) = checkpoint {
             d.checkpoint
-                .import(&plan.id, &checkpoint.archive, &rootfs)
+                .import(&plan.id, &checkpoint.source, &rootfs)
                 .step("unpack checkpoint")
                 .await?;
         }

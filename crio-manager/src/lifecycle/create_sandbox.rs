@@ -132,6 +132,8 @@ impl Lifecycle {
             }
             None => Vec::new(),
         };
+        // Of the pod's own process, and of the containers, which are created as soon as the pod is there.
+        d.cgroup.expect_entry();
         d.bundle.write_hosts(plan, &ips).step("write hosts").await?;
         if let Some(label) = &labels.file {
             for path in [&files.resolv_conf, &files.hosts, &files.hostname] {

@@ -1,12 +1,12 @@
 //! A container from a checkpoint: its creation unpacks it, its start has the OCI runtime make its processes again.
 //!
-//! What an archive says comes from outside. It names an image of this node and holds files for the container's own root
+//! What a checkpoint says comes from outside. It names an image of this node and holds files for the container's own root
 //! file system; how the container is confined, and what is mounted into it, says the request alone.
 
 use super::cell::{ContainerCell, SandboxCell};
 use super::error::{Error, InStep, Step, StepFailed};
 use super::{Lifecycle, release};
-use crate::drivers::seams::{CheckpointHead, DriverError, ErrorKind, Readers, ResolvedImage};
+use crate::drivers::seams::{CheckpointHead, CheckpointSource, DriverError, ErrorKind, Readers, ResolvedImage};
 use crate::model::record::ContainerRecord;
 use crate::model::{ContainerEvent, ContainerPlan, Exit, ExitStatus, SandboxState};
 use serde_json::Value;
@@ -18,34 +18,65 @@ use tracing::{info, warn};
 /// nobody has written down.
 const RESTORING: &str = "restoring";
 
+/// What a container is made from.
+pub(super) struct MadeFrom {
+    pub(super) image: ResolvedImage,
+    /// The request's name of the image, or that which its checkpoint has for it.
+    pub(super) image_name: String,
+    pub(super) checkpoint: Option<FromCheckpoint>,
+}
+
 /// A checkpoint that a container is to be made from.
 pub(super) struct FromCheckpoint {
-    pub(super) archive: PathBuf,
+    pub(super) source: CheckpointSource,
     head: CheckpointHead,
 }
 
 impl Lifecycle {
-    /// The checkpoint that the request names in place of an image: the path of an archive on this node.
-    pub(super) async fn named_checkpoint(
-        &self,
-        sandbox: &SandboxCell,
-        plan: &ContainerPlan,
-    ) -> Result<Option<FromCheckpoint>, StepFailed> {
-        if !plan.image.starts_with('/') {
-            return Ok(None);
-        }
+    /// What the request names: an image; or in its place a checkpoint, which is the path of an archive on this node, or
+    /// an image that says it is one.
+    pub(super) async fn named(&self, sandbox: &SandboxCell, plan: &ContainerPlan) -> Result<MadeFrom, StepFailed> {
         let d = self.drivers();
-        let archive = PathBuf::from(&plan.image);
+        let source = if plan.image.starts_with('/') {
+            CheckpointSource::Archive(PathBuf::from(&plan.image))
+        } else {
+            let image = d.image.resolve(&plan.image).step("resolve image").await?;
+            if !image.is_checkpoint {
+                return Ok(MadeFrom {
+                    image,
+                    image_name: plan.image.clone(),
+                    checkpoint: None,
+                });
+            }
+            // Whoever names an image would choose what its processes may do.
+            if !self.defaults().restore_from_images {
+                let why = "it is a checkpoint, and crio_manager.restore_from_images is false";
+                return Err(DriverError::new(ErrorKind::Unsupported, why)).in_step("resolve image");
+            }
+            CheckpointSource::Image(image.id)
+        };
         d.runtime.can_checkpoint(&sandbox.handler).step("look for criu").await?;
-        let head = d.checkpoint.inspect(&archive).step("read checkpoint").await?;
-        Ok(Some(FromCheckpoint { archive, head }))
+        let head = d.checkpoint.inspect(&source).step("read checkpoint").await?;
+        let (image, image_name) = self.image_of(&head).await?;
+        Ok(MadeFrom {
+            image,
+            image_name,
+            checkpoint: Some(FromCheckpoint { source, head }),
+        })
     }
 
     /// The image of a checkpoint: the first of its names that is on this node, and that name.
-    pub(super) async fn image_of(&self, of: &FromCheckpoint) -> Result<(ResolvedImage, String), StepFailed> {
+    async fn image_of(&self, head: &CheckpointHead) -> Result<(ResolvedImage, String), StepFailed> {
         let mut missing = DriverError::new(ErrorKind::Invalid, "the checkpoint names no image");
-        for name in &of.head.images {
+        for name in &head.images {
             match self.drivers().image.resolve(name).await {
+                Ok(image) if image.is_checkpoint => {
+                    let why = format!(
+                        "{}, the image of the checkpoint, is itself one",
+                        crate::spec::excerpt(name)
+                    );
+                    missing = DriverError::new(ErrorKind::Invalid, why);
+                }
                 Ok(image) => return Ok((image, name.clone())),
                 Err(error) => missing = error,
             }

@@ -13,7 +13,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tonic::body::Body;
 use tonic::codegen::http::header::{ALLOW, CONTENT_TYPE};
 use tonic::codegen::http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -27,8 +27,8 @@ const ANSWERS_AT_ONCE: usize = 16;
 pub struct Told {
     /// Where images and containers are kept.
     pub storage_root: PathBuf,
-    /// All of it, as TOML.
-    pub configuration: String,
+    /// All of it that is in force, as TOML.
+    pub configuration: watch::Receiver<String>,
 }
 
 /// Answers HTTP/1.1, and lets the rest through.
@@ -62,7 +62,7 @@ impl Inspection {
         match (path.as_str(), path.strip_prefix("/containers/")) {
             ("/info", _) => document(&self.info()),
             ("/config", _) => {
-                let mut answer = plain(StatusCode::OK, self.told.configuration.clone());
+                let mut answer = plain(StatusCode::OK, self.told.configuration.borrow().clone());
                 let toml = HeaderValue::from_static("application/toml");
                 answer.headers_mut().insert(CONTENT_TYPE, toml);
                 answer

@@ -7,6 +7,7 @@ use crate::model::name::{ContainerMetadata, Pairs, PodMetadata};
 use crate::model::security::{NamespaceMode, Namespaces};
 use crate::model::users::{IdRange, UserMappings};
 use crate::model::{ContainerState, SandboxState};
+use bytes::Bytes;
 use cri::v1;
 use std::collections::HashMap;
 
@@ -47,12 +48,17 @@ pub fn container_state(state: &ContainerState) -> i32 {
     }
 }
 
-/// A line of ListPodSandbox.
-pub fn sandbox(cell: &SandboxCell) -> v1::PodSandbox {
+/// A line of ListPodSandbox, encoded. Of a line nothing but the state changes.
+pub fn sandbox_line(cell: &SandboxCell) -> Bytes {
+    let state = sandbox_state(cell.state());
+    cell.line.of(state, || cri::encoded(&sandbox(cell, state)))
+}
+
+fn sandbox(cell: &SandboxCell, state: i32) -> v1::PodSandbox {
     v1::PodSandbox {
         id: cell.plan.id.to_string(),
         metadata: Some(pod_metadata(&cell.plan.metadata)),
-        state: sandbox_state(cell.state()),
+        state,
         created_at: cell.plan.created_at.nanos(),
         labels: map(&cell.plan.labels),
         annotations: map(&cell.plan.annotations),
@@ -128,15 +134,20 @@ fn image_spec(cell: &ContainerCell) -> v1::ImageSpec {
     }
 }
 
-/// A line of ListContainers.
-pub fn container(cell: &ContainerCell) -> v1::Container {
+/// A line of ListContainers, encoded. Of a line nothing but the state changes.
+pub fn container_line(cell: &ContainerCell) -> Bytes {
+    let state = container_state(&cell.state());
+    cell.line.of(state, || cri::encoded(&container(cell, state)))
+}
+
+fn container(cell: &ContainerCell, state: i32) -> v1::Container {
     v1::Container {
         id: cell.plan.id.to_string(),
         pod_sandbox_id: cell.plan.sandbox_id.to_string(),
         metadata: Some(container_metadata(&cell.plan.metadata)),
         image: Some(image_spec(cell)),
         image_ref: cell.made_of.image_ref.clone(),
-        state: container_state(&cell.state()),
+        state,
         created_at: cell.plan.created_at.nanos(),
         labels: map(&cell.plan.labels),
         annotations: map(&cell.plan.annotations),

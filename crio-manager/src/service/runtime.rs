@@ -9,8 +9,9 @@ use crate::lifecycle::cell::ContainerCell;
 use crate::lifecycle::{Error, Lifecycle};
 use crate::spans::note;
 use crate::streaming::{Asked, Command, Urls};
-use cri::v1;
+use bytes::Bytes;
 use cri::v1::runtime_service_server::RuntimeService;
+use cri::{EncodedList, v1};
 use serde_json::json;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -37,19 +38,19 @@ impl Runtime {
         issued.map_err(|too_many| Status::resource_exhausted(too_many.to_string()))
     }
 
-    fn list_of_sandboxes(&self, filter: &Filter) -> Vec<v1::PodSandbox> {
+    fn list_of_sandboxes(&self, filter: &Filter) -> Vec<Bytes> {
         let (sandboxes, _) = self.lifecycle.registry().snapshot();
         let asked = sandboxes.iter().filter(|cell| {
             let state = present::sandbox_state(cell.state());
             filter.matches(cell.plan.id.as_str(), "", state, &cell.plan.labels)
         });
-        asked.map(|cell| present::sandbox(cell)).collect()
+        asked.map(|cell| present::sandbox_line(cell)).collect()
     }
 
-    fn list_of_containers(&self, filter: &Filter) -> Vec<v1::Container> {
+    fn list_of_containers(&self, filter: &Filter) -> Vec<Bytes> {
         let (_, containers) = self.lifecycle.registry().snapshot();
         let asked = containers.iter().filter(|cell| asks_for(filter, cell));
-        asked.map(|cell| present::container(cell)).collect()
+        asked.map(|cell| present::container_line(cell)).collect()
     }
 
     async fn stats_of_sandboxes(&self, filter: &Filter) -> Vec<v1::PodSandboxStats> {
@@ -236,9 +237,9 @@ impl RuntimeService for Runtime {
         })
     }
 
-    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<EncodedList> {
         let filter = parse::sandbox_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
-        reply(v1::ListPodSandboxResponse {
+        reply(EncodedList {
             items: self.list_of_sandboxes(&filter),
         })
     }
@@ -290,10 +291,10 @@ impl RuntimeService for Runtime {
         reply(v1::RemoveContainerResponse {})
     }
 
-    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<v1::ListContainersResponse> {
+    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<EncodedList> {
         let filter = parse::container_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
-        reply(v1::ListContainersResponse {
-            containers: self.list_of_containers(&filter),
+        reply(EncodedList {
+            items: self.list_of_containers(&filter),
         })
     }
 
@@ -485,28 +486,24 @@ impl RuntimeService for Runtime {
         reply(v1::UpdatePodSandboxResourcesResponse {})
     }
 
-    type StreamPodSandboxesStream = Portions<v1::StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = Portions<EncodedList>;
     async fn stream_pod_sandboxes(
         &self,
         request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
         let filter = parse::sandbox_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
         let items = self.list_of_sandboxes(&filter);
-        reply(portions(items, |pod_sandboxes| v1::StreamPodSandboxesResponse {
-            pod_sandboxes,
-        }))
+        reply(portions(items, |items| EncodedList { items }))
     }
 
-    type StreamContainersStream = Portions<v1::StreamContainersResponse>;
+    type StreamContainersStream = Portions<EncodedList>;
     async fn stream_containers(
         &self,
         request: Request<v1::StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
         let filter = parse::container_filter(request.into_inner().filter).map_err(|wrong| *wrong)?;
         let items = self.list_of_containers(&filter);
-        reply(portions(items, |containers| v1::StreamContainersResponse {
-            containers,
-        }))
+        reply(portions(items, |items| EncodedList { items }))
     }
 
     type StreamContainerStatsStream = Portions<v1::StreamContainerStatsResponse>;

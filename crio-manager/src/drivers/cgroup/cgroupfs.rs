@@ -6,6 +6,7 @@
 mod counters;
 mod limits;
 mod pressure;
+mod wait_ahead;
 
 use crate::model::CgroupPath;
 use crate::model::container::Resources;
@@ -528,6 +529,12 @@ impl Cgroupfs {
     pub async fn entrance(&self, cgroup: &CgroupPath) -> Result<Vec<OwnedFd>> {
         let cgroup = cgroup.clone();
         self.blocking(move |tree| tree.entrance(&cgroup)).await
+    }
+
+    /// Begins, aside, what the kernel waits for before a process enters another cgroup.
+    pub fn wait_ahead(&self) {
+        let tree = Arc::clone(&self.tree);
+        drop(tokio::task::spawn_blocking(move || tree.wait_ahead()));
     }
 
     /// Sets what is given and leaves the rest as it is.

@@ -29,6 +29,10 @@ impl Cgroups for Cgroupfs {
         CgroupPath::parse_parent(asked).map_err(|bad| DriverError::new(ErrorKind::Invalid, bad.to_string()))
     }
 
+    fn expect_entry(&self) {
+        self.wait_ahead();
+    }
+
     async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance> {
         Ok(Entrance {
             doors: Cgroupfs::entrance(self, cgroup).await?,

@@ -27,6 +27,11 @@ impl Images for FakeNode {
             ..ResolvedImage::default()
         };
         resolved.config.cmd = vec!["sh".to_owned()];
+        // An image of a checkpoint, and one whose own image is a checkpoint.
+        if image.starts_with("checkpoint") {
+            resolved.id = image.to_owned();
+            resolved.is_checkpoint = true;
+        }
         Ok(resolved)
     }
 
@@ -140,17 +145,24 @@ impl Checkpoints for FakeNode {
         })
     }
 
-    async fn inspect(&self, archive: &Path) -> DriverResult<CheckpointHead> {
-        Ok(CheckpointHead {
+    async fn inspect(&self, from: &CheckpointSource) -> DriverResult<CheckpointHead> {
+        let mut head = CheckpointHead {
             images: vec!["sha256:1".to_owned()],
-            mounts: match archive.to_str() {
-                Some("/mounts.tar") => vec!["/data".to_owned(), "/etc/hosts".to_owned()],
-                _ => Vec::new(),
-            },
-        })
+            mounts: Vec::new(),
+        };
+        match from {
+            CheckpointSource::Archive(path) if path == Path::new("/mounts.tar") => {
+                head.mounts = vec!["/data".to_owned(), "/etc/hosts".to_owned()];
+            }
+            CheckpointSource::Image(id) if id == "checkpoint-of-checkpoint" => {
+                head.images = vec!["checkpoint".to_owned()];
+            }
+            _ => {}
+        }
+        Ok(head)
     }
 
-    async fn import(&self, id: &ContainerId, _: &Path, _: &Path) -> DriverResult<CheckpointPlace> {
+    async fn import(&self, id: &ContainerId, _: &CheckpointSource, _: &Path) -> DriverResult<CheckpointPlace> {
         self.make_place(id).await
     }
 }
@@ -248,9 +260,15 @@ impl HostFiles for FakeNode {
         Ok(Vec::new())
     }
 
+    async fn has_label(&self, path: &Path, label: &Label) -> DriverResult<bool> {
+        let labels = &self.state.lock().unwrap().labels;
+        Ok(labels.get(path) == Some(&label.to_string()))
+    }
+
     async fn relabel(&self, path: &Path, label: &Label) -> DriverResult<()> {
-        let labels = &mut self.state.lock().unwrap().labels;
-        labels.insert(path.to_owned(), label.to_string());
+        let state = &mut self.state.lock().unwrap();
+        state.relabelled.push(path.to_owned());
+        state.labels.insert(path.to_owned(), label.to_string());
         Ok(())
     }
 

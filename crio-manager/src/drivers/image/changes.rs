@@ -58,7 +58,7 @@ impl Node {
         digests: Vec<String>,
     ) -> Result<ImageId> {
         let writer = Arc::clone(&self.index_writer).lock_owned().await;
-        let id = document.id.clone();
+        let (id, kind) = (document.id.clone(), document.kind);
         let mut changed = Vec::new();
         {
             let state = self.state();
@@ -85,9 +85,11 @@ impl Node {
             };
             let is_new = !state.images.contains_key(&id);
             let has_new_names = add_missing(&mut image.tags, &tags) | add_missing(&mut image.digests, &digests);
-            if !is_new && !has_new_names {
+            if !is_new && !has_new_names && image.kind == kind {
                 return Ok(id);
             }
+            // Manifests that differ in this alone lead to one configuration, which is the image: the last one counts.
+            image.kind = kind;
             image.tagged_at_ns = now_ns().max(image.tagged_at_ns + 1);
             let losers = state
                 .images

@@ -66,6 +66,8 @@ pub enum Kind {
     Image,
     /// Volumes alone: it is files, and its document is a manifest.
     Artifact,
+    /// Containers that go on from the checkpoint that its files are; volumes too.
+    Checkpoint,
 }
 
 #[derive(Deserialize)]

@@ -300,7 +300,10 @@ impl Source {
                     });
                 }
             };
-            let document = ConfigDocument::read(self.blob_document(&manifest.config)?)?;
+            let document = ConfigDocument {
+                kind: manifest.kind,
+                ..ConfigDocument::read(self.blob_document(&manifest.config)?)?
+            };
             let blob = |layer: Descriptor| Blob {
                 name: blob_name(&layer.digest),
                 digest: Some(layer.digest),

@@ -1,8 +1,11 @@
 //! Manifests: which configuration and which layers make an image, in OCI's words and in Docker's.
 
-use serde::Deserialize;
+use std::collections::BTreeMap;
 
-use super::config::{MAX_DOCUMENT_BYTES, MAX_LAYERS};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::config::{Kind, MAX_DOCUMENT_BYTES, MAX_LAYERS};
 use super::digest::Digest;
 use super::error::{Error, Result};
 
@@ -40,7 +43,7 @@ pub struct Descriptor {
     #[serde(default)]
     pub platform: Option<Platform>,
     #[serde(default)]
-    pub annotations: Option<std::collections::BTreeMap<String, String>>,
+    pub annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -58,7 +61,15 @@ pub struct Manifest {
     pub config: Descriptor,
     /// From the bottom up.
     pub layers: Vec<Descriptor>,
+    /// What an image with this manifest is good for; an artifact's has no say in that.
+    pub kind: Kind,
 }
+
+/// Where a manifest says that its layers hold the checkpoint of a container: the field's name for it, and CRI-O's older one.
+const CHECKPOINT: [&str; 2] = [
+    "org.criu.checkpoint.container.name",
+    "io.kubernetes.cri-o.annotations.checkpoint.name",
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
@@ -76,6 +87,7 @@ struct Fields {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
+    annotations: Option<BTreeMap<String, IgnoredAny>>,
 }
 
 impl Document {
@@ -112,9 +124,14 @@ impl Document {
             return Err(unsupported(media_type.clone()));
         }
         // A document that reads as both could be one thing to us and another to whoever checked it.
+        let annotations = fields.annotations.unwrap_or_default();
+        let kind = match CHECKPOINT.iter().any(|key| annotations.contains_key(*key)) {
+            true => Kind::Checkpoint,
+            false => Kind::Image,
+        };
         match (fields.config, fields.layers, fields.manifests) {
             (Some(config), Some(layers), None) if !is_list(media_type.as_deref()) => {
-                let manifest = Manifest { config, layers };
+                let manifest = Manifest { config, layers, kind };
                 manifest.check_layer_count(what)?;
                 if media_type.as_deref() != Some(DOCKER_MANIFEST) && manifest.is_artifact() {
                     return Ok(Self::Artifact(manifest));
@@ -251,6 +268,36 @@ mod tests {
                 variant: variant.map(str::to_owned),
             }),
             annotations: None,
+        }
+    }
+
+    #[test]
+    fn a_manifest_says_whether_its_layers_are_a_checkpoint() {
+        let digest = Digest::sha256_of(b"x");
+        let kind_of = |annotations: &str| {
+            let config = format!(r#"{{"mediaType":"{}","digest":"{digest}","size":1}}"#, CONFIGS[0]);
+            let text = format!(
+                r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[]{annotations}}}"#
+            );
+            match Document::read("it", None, text.as_bytes()).unwrap() {
+                Document::Image(manifest) => manifest.kind,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (annotations, kind) in [
+            ("", Kind::Image),
+            (r#","annotations":null"#, Kind::Image),
+            (r#","annotations":{"a":"b"}"#, Kind::Image),
+            (
+                r#","annotations":{"org.criu.checkpoint.container.name":"c"}"#,
+                Kind::Checkpoint,
+            ),
+            (
+                r#","annotations":{"io.kubernetes.cri-o.annotations.checkpoint.name":"c"}"#,
+                Kind::Checkpoint,
+            ),
+        ] {
+            assert_eq!(kind_of(annotations), kind, "{annotations}");
         }
     }
 

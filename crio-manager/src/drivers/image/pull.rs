@@ -158,7 +158,10 @@ async fn fetch_image(
     image: &ImageRef,
     manifest: Manifest,
 ) -> Result<(ConfigDocument, Lease)> {
-    let document = fetch_config(node, registry, &manifest).await?;
+    let document = ConfigDocument {
+        kind: manifest.kind,
+        ..fetch_config(node, registry, &manifest).await?
+    };
     if document.layers.len() != manifest.layers.len() {
         let reason = format!(
             "its manifest has {} layers, its configuration {}",

@@ -93,6 +93,7 @@ impl Images for ImageStore {
         Ok(ResolvedImage {
             image_ref: image.digests.first().cloned().unwrap_or_else(|| id.clone()),
             config: spec_config(&image.config),
+            is_checkpoint: image.kind == Kind::Checkpoint,
             stop_signal: image.config.as_untrusted().stop_signal.clone().unwrap_or_default(),
             id,
         })

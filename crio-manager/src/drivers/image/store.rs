@@ -91,7 +91,7 @@ fn read(path: &Path) -> std::result::Result<(ImageRecord, ConfigDocument), Strin
     let record: ImageRecord = record_file::read(path).map_err(|error| error.to_string())?;
     let text = record.config.clone().into_bytes();
     let document = match record.kind {
-        Kind::Image => ConfigDocument::read(text),
+        Kind::Image | Kind::Checkpoint => ConfigDocument::read(text),
         Kind::Artifact => Artifact::read(text).map(|artifact| artifact.document),
     };
     let document = document.map_err(|error| error.to_string())?;

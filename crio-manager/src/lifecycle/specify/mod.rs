@@ -66,6 +66,8 @@ pub struct SpecDefaults {
     pub user_namespaces: Result<(), String>,
     /// Which runtime handler untrusted pods get.
     pub trust: TrustPolicy,
+    /// An image may be the checkpoint of a container.
+    pub restore_from_images: bool,
 }
 
 /// What becomes of a volume that an image declares and the client does not mount.
@@ -131,6 +133,7 @@ impl SpecDefaults {
                 untrusted_handler: None,
                 unsaid: Trust::Trusted,
             },
+            restore_from_images: false,
         }
     }
 }

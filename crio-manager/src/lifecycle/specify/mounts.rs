@@ -1,17 +1,26 @@
 //! What the request wants mounted: paths of the host, and images.
 
 use super::container::container_path;
+use crate::drivers::seams::DriverResult;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::cell::SandboxCell;
 use crate::lifecycle::error::{InStep, MOUNT_IMAGE, Step, StepFailed, stopped_meanwhile};
 use crate::lifecycle::under_way;
 use crate::model::container::{ContainerPlan, MountPlan, MountSource, Propagation};
-use crate::model::selinux::View;
+use crate::model::selinux::{Label, View};
 use crate::spec;
 use crate::spec::mounts::{Mount, MountAccess};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 const RELABEL: &str = "relabel mount source";
+
+/// Asks that a volume that has its label already is not walked again, by CRI-O's names of now and before. Like all
+/// that acts on the node it is heeded only where the handler's `allowed_annotations` names it.
+const TRY_SKIP_RELABEL: [&str; 2] = [
+    "try-skip-volume-selinux-label.crio.io",
+    "io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel",
+];
 
 impl Lifecycle {
     /// Resolves the sources of the mounts, and mounts the images among them, which the release of the root file system
@@ -31,13 +40,7 @@ impl Lifecycle {
                 MountSource::Host { host_path } => {
                     let resolved = d.host.ensure_dir(host_path).step("resolve mount source").await?;
                     if let Some(label) = labels.of_volumes().filter(|_| mount.selinux_relabel) {
-                        under_way::at(RELABEL);
-                        // It may take long, and a pod that is stopped meanwhile does not wait for it.
-                        let labelled = tokio::select! {
-                            labelled = d.host.relabel(&resolved, label) => labelled,
-                            () = sandbox.stopped() => Err(stopped_meanwhile()),
-                        };
-                        labelled.in_step(RELABEL)?;
+                        self.relabel(sandbox, &resolved, label).await.in_step(RELABEL)?;
                     }
                     let with_owners = match users.filter(|_| mount.id_mapped) {
                         Some(users) => {
@@ -71,6 +74,25 @@ impl Lifecycle {
         }
         Ok((mounts, images))
     }
+
+    /// Labels a volume with all that is in it. It may take long, and a pod that is stopped meanwhile does not wait for it.
+    async fn relabel(&self, sandbox: &SandboxCell, volume: &Path, label: &Label) -> DriverResult<()> {
+        under_way::at(RELABEL);
+        let host = &self.drivers().host;
+        if may_skip_relabel(sandbox) && host.has_label(volume, label).await? {
+            return Ok(());
+        }
+        tokio::select! {
+            labelled = host.relabel(volume, label) => labelled,
+            () = sandbox.stopped() => Err(stopped_meanwhile()),
+        }
+    }
+}
+
+fn may_skip_relabel(sandbox: &SandboxCell) -> bool {
+    let asked = |key: &&&str| sandbox.plan.annotations.get(**key).map(String::as_str) == Some("true");
+    let allowed = &sandbox.handler.allowed_annotations;
+    TRY_SKIP_RELABEL.iter().filter(asked).any(|key| allowed.contains(*key))
 }
 
 fn access(mount: &MountPlan) -> MountAccess {

@@ -209,3 +209,42 @@ async fn mounts_of_the_checkpoint_that_the_request_has_not_are_named() {
     );
     assert_eq!(node.held(), before);
 }
+
+#[tokio::test]
+async fn an_image_that_is_a_checkpoint_makes_a_container_that_goes_on_where_that_is_allowed() {
+    let node = FakeNode::new(Fails::Never);
+    let refusing = lifecycle(&node);
+    let (sandbox, plan) = pod_and_plan(&refusing, "checkpoint").await.unwrap();
+    let before = node.held();
+    let error = refusing.create_container(sandbox, plan).await.unwrap_err().to_string();
+    assert!(error.contains("crio_manager.restore_from_images is false"), "{error}");
+    assert_eq!(node.held(), before);
+
+    let node = FakeNode::new(Fails::Never);
+    let defaults = SpecDefaults {
+        restore_from_images: true,
+        ..SpecDefaults::for_tests()
+    };
+    let lifecycle = Lifecycle::new(node.drivers(), defaults);
+    let (sandbox, plan) = pod_and_plan(&lifecycle, "checkpoint").await.unwrap();
+    let before = node.held();
+    let mut nested = plan.clone();
+    nested.image = "checkpoint-of-checkpoint".to_owned();
+    let error = lifecycle
+        .create_container(sandbox.clone(), nested)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("is itself one"), "{error}");
+    assert_eq!(node.held(), before);
+
+    let id = lifecycle.create_container(sandbox, plan).await.unwrap();
+    let cell = lifecycle.registry().container(id.as_str()).unwrap();
+    assert!(matches!(cell.state(), ContainerState::Checkpointed));
+    assert_eq!(
+        (cell.plan.image.as_str(), cell.made_of.image_id.as_str()),
+        ("sha256:1", "sha256:1")
+    );
+    lifecycle.start_container(id.as_str()).await.unwrap();
+    assert!(matches!(cell.state(), ContainerState::Running { .. }));
+}

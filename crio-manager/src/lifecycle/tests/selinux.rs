@@ -201,6 +201,39 @@ async fn a_volume_is_relabelled_when_it_is_asked_for_and_not_for_who_needs_no_la
     assert_eq!(volumes(), expected);
 }
 
+/// The pod asks for it by an annotation, and its handler allows that.
+#[tokio::test]
+async fn a_volume_that_has_its_label_is_not_walked_again_where_that_may_be_asked_for() {
+    const OLDER: &str = "io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel";
+    const NEWER: &str = "try-skip-volume-selinux-label.crio.io";
+    for (asked, value, allowed, times) in [
+        (NEWER, "true", NEWER, 1),
+        (OLDER, "true", OLDER, 1),
+        (NEWER, "false", NEWER, 2),
+        (NEWER, "true", "", 2),
+        (NEWER, "true", OLDER, 2),
+    ] {
+        let node = FakeNode::new(Fails::Never);
+        node.allowed_annotations.lock().unwrap().insert(allowed.to_owned());
+        let lifecycle = with_selinux(&node);
+        let pod = run(&lifecycle, 1, |plan| {
+            plan.annotations.insert(asked.to_owned(), value.to_owned());
+        })
+        .await;
+        for number in [2, 3] {
+            let mounts = |plan: &mut ContainerPlan| plan.mounts = vec![volume("/data", true)];
+            labels(&node, &lifecycle, &pod, number, mounts).await.unwrap();
+        }
+        let data = Path::new("/data");
+        assert_eq!(node.labels().get(data).cloned(), file_with(&pod.plan.selinux.level));
+        assert_eq!(
+            node.times_relabelled(data),
+            times,
+            "{asked}: {value}, allowed {allowed:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn without_selinux_labels_are_taken_and_do_nothing() {
     let node = FakeNode::new(Fails::Never);

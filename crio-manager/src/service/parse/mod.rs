@@ -65,6 +65,10 @@ fn enum_value<E: TryFrom<i32>>(field: &str, value: i32) -> Parsed<E> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod damaged;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::container::ContainerPlan;
@@ -76,7 +80,7 @@ mod tests {
         Timestamp::from_nanos(1)
     }
 
-    fn pod() -> v1::RunPodSandboxRequest {
+    pub(super) fn pod() -> v1::RunPodSandboxRequest {
         v1::RunPodSandboxRequest {
             config: Some(v1::PodSandboxConfig {
                 metadata: Some(v1::PodSandboxMetadata {
@@ -92,7 +96,7 @@ mod tests {
         }
     }
 
-    fn container() -> v1::CreateContainerRequest {
+    pub(super) fn container() -> v1::CreateContainerRequest {
         v1::CreateContainerRequest {
             pod_sandbox_id: "x".into(),
             config: Some(v1::ContainerConfig {

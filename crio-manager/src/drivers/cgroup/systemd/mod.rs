@@ -267,6 +267,10 @@ impl Cgroups for Systemd {
         Ok(CgroupPath::from(&slice))
     }
 
+    fn expect_entry(&self) {
+        self.files.wait_ahead();
+    }
+
     async fn entrance(&self, cgroup: &CgroupPath) -> DriverResult<Entrance> {
         let holder = match cgroup.scope() {
             Some(scope) if scope.cgroup != *cgroup => {

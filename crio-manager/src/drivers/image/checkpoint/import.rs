@@ -18,9 +18,9 @@ use super::{CONFIG_DUMP, DELETED_FILES, PROCESSES, ROOTFS_DIFF, SPEC_DUMP};
 use crate::drivers::seams::{CheckpointHead, CheckpointPlace, DriverError, DriverResult, ErrorKind};
 
 /// The largest document that is read, in bytes: a spec is at most as large as a request, and removed files are many.
-const DOCUMENT_BYTES: u64 = 64 << 20;
+pub(super) const DOCUMENT_BYTES: u64 = 64 << 20;
 /// criu makes a file for each kind of thing and each process.
-const PROCESS_FILES_MAX: usize = 200_000;
+pub(super) const PROCESS_FILES_MAX: usize = 200_000;
 /// What criu writes in every case.
 const INVENTORY: &str = "inventory.img";
 const COPY_BUFFER_BYTES: usize = 1 << 17;
@@ -52,11 +52,15 @@ pub(super) fn head(archive: &Path, limits: &Limits) -> DriverResult<CheckpointHe
             _ => {}
         }
     }
-    let (config, spec) = (config.unwrap_or_default(), spec.unwrap_or_default());
+    head_of(archive, &config.unwrap_or_default(), &spec.unwrap_or_default())
+}
+
+/// What these two documents say.
+pub(super) fn head_of(archive: &Path, config: &[u8], spec: &[u8]) -> DriverResult<CheckpointHead> {
     let config: Config =
-        serde_json::from_slice(&config).map_err(|error| invalid(archive, &format!("{CONFIG_DUMP}: {error}")))?;
+        serde_json::from_slice(config).map_err(|error| invalid(archive, &format!("{CONFIG_DUMP}: {error}")))?;
     let spec: Value =
-        serde_json::from_slice(&spec).map_err(|error| invalid(archive, &format!("{SPEC_DUMP}: {error}")))?;
+        serde_json::from_slice(spec).map_err(|error| invalid(archive, &format!("{SPEC_DUMP}: {error}")))?;
     let names = [config.rootfs_image_ref, config.rootfs_image_name, config.rootfs_image];
     let mounts = spec.get("mounts").and_then(Value::as_array).into_iter().flatten();
     let text = |mount: &Value, key: &str| mount.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -78,15 +82,16 @@ pub(super) fn unpack(
     limits: &Limits,
 ) -> DriverResult<()> {
     let mut entries = Entries::new(open(archive, limits)?, limits);
-    let (mut diff, mut deleted, mut files) = (None, Vec::new(), 0);
+    let (mut unpacked, mut files) = (Unpacked::default(), 0);
     while let Some(entry) = entries.next_entry().map_err(|error| refused(archive, error))? {
         let Some(name) = name_of(&entry) else { continue };
         match name.as_str() {
-            ROOTFS_DIFF => diff = Some(spool(archive, &directory.join(ROOTFS_DIFF), &entry, &mut entries)?),
+            ROOTFS_DIFF => {
+                let spooled = spool(archive, &directory.join(ROOTFS_DIFF), &entry, &mut entries)?;
+                unpacked.diff = Some(spooled);
+            }
             DELETED_FILES => {
-                let content = document(archive, &entry, &mut entries)?;
-                deleted = serde_json::from_slice::<Vec<String>>(&content)
-                    .map_err(|error| invalid(archive, &format!("{DELETED_FILES}: {error}")))?;
+                unpacked.deleted = deleted_of(archive, &document(archive, &entry, &mut entries)?)?;
             }
             name => {
                 let Some(file) = name.strip_prefix(PROCESSES).and_then(|name| name.strip_prefix('/')) else {
@@ -100,17 +105,44 @@ pub(super) fn unpack(
             }
         }
     }
-    if !place.images.join(INVENTORY).exists() {
-        return Err(invalid(
-            archive,
-            &format!("not a checkpoint: it has no {PROCESSES}/{INVENTORY}"),
-        ));
+    unpacked.apply(archive, place, rootfs, limits)
+}
+
+/// What of a checkpoint changes the root file system, once the processes are in their place.
+#[derive(Default)]
+pub(super) struct Unpacked {
+    /// rootfs-diff.tar.
+    pub(super) diff: Option<File>,
+    /// Paths of files that the container had removed.
+    pub(super) deleted: Vec<String>,
+}
+
+impl Unpacked {
+    /// Changes the root file system. Errors: the processes are not there, so this is no checkpoint.
+    pub(super) fn apply(
+        self,
+        archive: &Path,
+        place: &CheckpointPlace,
+        rootfs: &Path,
+        limits: &Limits,
+    ) -> DriverResult<()> {
+        if !place.images.join(INVENTORY).exists() {
+            return Err(invalid(
+                archive,
+                &format!("not a checkpoint: it has no {PROCESSES}/{INVENTORY}"),
+            ));
+        }
+        if let Some(mut diff) = self.diff {
+            diff.rewind().map_err(|error| DriverError::io(ROOTFS_DIFF, &error))?;
+            unpack::unpack(diff, rootfs, limits).map_err(|error| refused(archive, error))?;
+        }
+        remove_deleted(archive, rootfs, &self.deleted)
     }
-    if let Some(mut diff) = diff {
-        diff.rewind().map_err(|error| DriverError::io(ROOTFS_DIFF, &error))?;
-        unpack::unpack(diff, rootfs, limits).map_err(|error| refused(archive, error))?;
-    }
-    remove_deleted(archive, rootfs, &deleted)
+}
+
+/// deleted.files.
+pub(super) fn deleted_of(archive: &Path, content: &[u8]) -> DriverResult<Vec<String>> {
+    serde_json::from_slice(content).map_err(|error| invalid(archive, &format!("{DELETED_FILES}: {error}")))
 }
 
 /// Removes files of the image that the container had removed.
@@ -161,10 +193,7 @@ fn name_of(entry: &Entry) -> Option<String> {
 
 fn document<R: Read>(archive: &Path, entry: &Entry, data: &mut Entries<'_, R>) -> DriverResult<Vec<u8>> {
     if entry.size > DOCUMENT_BYTES {
-        return Err(invalid(
-            archive,
-            &format!("a document of more than {DOCUMENT_BYTES} bytes"),
-        ));
+        return Err(too_large(archive));
     }
     let mut content = Vec::new();
     copy(archive, data, &mut content, Path::new("memory"))?;
@@ -202,7 +231,11 @@ fn refused(archive: &Path, error: UnpackError) -> DriverError {
     }
 }
 
-fn invalid(archive: &Path, reason: &str) -> DriverError {
+pub(super) fn too_large(archive: &Path) -> DriverError {
+    invalid(archive, &format!("a document of more than {DOCUMENT_BYTES} bytes"))
+}
+
+pub(super) fn invalid(archive: &Path, reason: &str) -> DriverError {
     DriverError::new(
         ErrorKind::Invalid,
         format!("checkpoint {}: {reason}", archive.display()),

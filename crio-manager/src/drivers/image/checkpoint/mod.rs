@@ -1,5 +1,5 @@
 //! Checkpoints of containers: made and unpacked in a directory of the container's root file system, on its disk, and told
-//! as archives of the form that CRI-O, Podman and checkpointctl know.
+//! as archives of the form that CRI-O, Podman and checkpointctl know. An image whose layers hold the same files is as good.
 //!
 //! ```text
 //! checkpoint/        the processes, as criu writes them       → <container>/checkpoint/images
@@ -12,6 +12,7 @@
 mod diff;
 mod export;
 mod import;
+mod layers;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -19,11 +20,13 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
+use super::catalog::Lease;
 use super::{ImageStore, beneath, blocking};
 use crate::drivers::seams::{
-    CheckpointExport, CheckpointHead, CheckpointPlace, Checkpoints, DriverError, DriverResult,
+    CheckpointExport, CheckpointHead, CheckpointPlace, CheckpointSource, Checkpoints, DriverError, DriverResult,
 };
 use crate::model::ContainerId;
+use layers::Layers;
 
 const CONFIG_DUMP: &str = "config.dump";
 const SPEC_DUMP: &str = "spec.dump";
@@ -70,20 +73,56 @@ impl Checkpoints for ImageStore {
         .await
     }
 
-    async fn inspect(&self, archive: &Path) -> DriverResult<CheckpointHead> {
-        let (archive, limits) = (archive.to_owned(), self.node.limits.clone());
-        in_background("reading a checkpoint", move || import::head(&archive, &limits)).await
+    async fn inspect(&self, from: &CheckpointSource) -> DriverResult<CheckpointHead> {
+        let (opened, limits) = (self.checkpoint_at(from)?, self.node.limits.clone());
+        in_background("reading a checkpoint", move || match opened {
+            Opened::Archive(archive) => import::head(&archive, &limits),
+            Opened::Image { id, layers, _lease } => Layers::open(&id, &layers)?.head(),
+        })
+        .await
     }
 
-    async fn import(&self, id: &ContainerId, archive: &Path, rootfs: &Path) -> DriverResult<CheckpointPlace> {
+    async fn import(&self, id: &ContainerId, from: &CheckpointSource, rootfs: &Path) -> DriverResult<CheckpointPlace> {
         let directory = self.node.overlays.checkpoint(id.as_str())?;
-        let (archive, rootfs, limits) = (archive.to_owned(), rootfs.to_owned(), self.node.limits.clone());
+        let (opened, rootfs, limits) = (self.checkpoint_at(from)?, rootfs.to_owned(), self.node.limits.clone());
         in_background("unpacking a checkpoint", move || {
             let place = make_place(&directory)?;
-            import::unpack(&archive, &directory, &place, &rootfs, &limits)?;
+            match opened {
+                Opened::Archive(archive) => import::unpack(&archive, &directory, &place, &rootfs, &limits)?,
+                Opened::Image { id, layers, _lease } => Layers::open(&id, &layers)?.unpack(&place, &rootfs, &limits)?,
+            }
             Ok(place)
         })
         .await
+    }
+}
+
+/// Where a checkpoint is read from.
+enum Opened {
+    Archive(PathBuf),
+    Image {
+        id: String,
+        /// Directories, from the top down, that stay as long as the lease does.
+        layers: Vec<PathBuf>,
+        _lease: Lease,
+    },
+}
+
+impl ImageStore {
+    fn checkpoint_at(&self, from: &CheckpointSource) -> DriverResult<Opened> {
+        Ok(match from {
+            CheckpointSource::Archive(path) => Opened::Archive(path.clone()),
+            CheckpointSource::Image(id) => {
+                let image = self.resolve(id)?;
+                let _lease = self.node.lease(&image.layers);
+                let layers = image.layers.iter().rev().map(|layer| self.node.layers.content(layer));
+                Opened::Image {
+                    id: id.clone(),
+                    layers: layers.collect(),
+                    _lease,
+                }
+            }
+        })
     }
 }
 

@@ -245,3 +245,108 @@ fn what_is_no_checkpoint_is_told_as_such() {
     fs::create_dir(&archive).unwrap();
     assert!(said().message.contains("not a regular file"), "{}", said());
 }
+
+/// Fills a layer: names with contents.
+fn layer(scene: &Scene, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let directory = scene.at(name);
+    for (file, content) in files {
+        let path = directory.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    directory
+}
+
+const CONFIG: &[u8] = br#"{"rootfsImageRef":"abc","rootfsImageName":"","rootfsImage":"x:1"}"#;
+const SPEC: &[u8] = br#"{"mounts":[{"type":"bind","destination":"/data"}]}"#;
+
+#[test]
+fn the_layers_of_an_image_are_a_checkpoint_as_good_as_an_archive() {
+    use tar::EntryType::Regular;
+    let scene = Scene::new();
+    archive_of(&scene.at("diff.tar"), &[(Regular, "written", b"text")]);
+    let diff = fs::read(scene.at("diff.tar")).unwrap();
+    let lower = layer(
+        &scene,
+        "lower",
+        &[
+            (CONFIG_DUMP, b"older"),
+            (SPEC_DUMP, SPEC),
+            (DELETED_FILES, br#"["removed"]"#),
+            (ROOTFS_DIFF, &diff),
+            ("checkpoint/inventory.img", b"older"),
+            ("checkpoint/core-1.img", b"core"),
+        ],
+    );
+    let upper = layer(
+        &scene,
+        "upper-layer",
+        &[(CONFIG_DUMP, CONFIG), ("checkpoint/inventory.img", b"processes")],
+    );
+    let layers = Layers::open("image", &[upper, lower]).unwrap();
+    let head = layers.head().unwrap();
+    assert_eq!(
+        (head.images, head.mounts),
+        (vec!["abc".into(), "x:1".into()], vec!["/data".into()])
+    );
+
+    let rootfs = scene.at("rootfs");
+    fs::write(rootfs.join("removed"), b"x").unwrap();
+    let place = make_place(&scene.at("imported")).unwrap();
+    layers.unpack(&place, &rootfs, &Limits::default()).unwrap();
+    let image = |name: &str| fs::read(place.images.join(name)).unwrap();
+    assert_eq!(
+        (image("inventory.img"), image("core-1.img")),
+        (b"processes".to_vec(), b"core".to_vec())
+    );
+    assert_eq!(fs::read(rootfs.join("written")).unwrap(), b"text");
+    assert!(!rootfs.join("removed").exists());
+}
+
+#[test]
+fn a_hostile_image_of_a_checkpoint_reads_and_writes_nothing_outside() {
+    let scene = Scene::new();
+    let secret = scene.at("secret");
+    fs::write(&secret, CONFIG).unwrap();
+    let linked = layer(&scene, "linked", &[(SPEC_DUMP, SPEC)]);
+    symlink(&secret, linked.join(CONFIG_DUMP)).unwrap();
+    symlink("/", linked.join(PROCESSES)).unwrap();
+    let lower = layer(&scene, "lower", &[(CONFIG_DUMP, CONFIG)]);
+    let layers = Layers::open("linked", &[linked, lower]).unwrap();
+    let error = layers.head().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+    assert!(
+        error
+            .message
+            .contains("linked: not a checkpoint: it has no config.dump"),
+        "{error}"
+    );
+    let place = make_place(&scene.at("imported")).unwrap();
+    let error = layers
+        .unpack(&place, &scene.at("rootfs"), &Limits::default())
+        .unwrap_err();
+    assert!(error.message.contains("inventory.img"), "{error}");
+
+    let escaping = layer(
+        &scene,
+        "escaping",
+        &[
+            (DELETED_FILES, br#"["../secret"]"#),
+            ("checkpoint/inventory.img", b"x"),
+            ("checkpoint/a/b", b"x"),
+        ],
+    );
+    let place = make_place(&scene.at("imported")).unwrap();
+    let layers = Layers::open("escaping", &[escaping]).unwrap();
+    let error = layers
+        .unpack(&place, &scene.at("rootfs"), &Limits::default())
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+    assert!(error.message.contains(DELETED_FILES), "{error}");
+    let there: Vec<_> = fs::read_dir(&place.images)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(there, ["inventory.img"], "no directories among them");
+    assert!(secret.exists());
+}
