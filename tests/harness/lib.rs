@@ -32,8 +32,8 @@ pub use service_host::ServiceHost;
 pub use service_manager::ServiceManager;
 pub use systemd_host::SystemdHost;
 
-/// No test of ours takes longer, on the slowest machine.
-const TEST_LIMIT: Duration = Duration::from_secs(180);
+/// No test of ours takes longer, on the slowest machine: in the guest, ten thousand sessions beside two other tests.
+const TEST_LIMIT: Duration = Duration::from_secs(600);
 /// Only what never happens takes this long.
 const SURELY: Duration = Duration::from_secs(60);
 /// Between two looks at what no event tells.

@@ -10,7 +10,7 @@ packages=systemd,systemd-sysv,dbus,runc,crun,containernetworking-plugins,iptable
 case $suite in
 bookworm) ;;
 *) # a whole machine: what the tests need besides, and what Debian 12 has not or has too old
-    packages+=,docker-registry,apache2-utils,openssl,ca-certificates,jq,strace,python3,nodejs,busybox,conntrack
+    packages+=,docker-registry,apache2-utils,openssl,ca-certificates,jq,strace,python3,nodejs,busybox,conntrack,curl
     packages+=,apparmor,criu,libcriu2,e2fsprogs
     packages+=,make,binutils # contrib/deb.sh
     ;;
