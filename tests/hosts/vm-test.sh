@@ -1,11 +1,11 @@
 #!/bin/bash
 # vm-test.sh [--short]: the end-to-end tests in a guest (vm.sh), where systemd is process 1 and cgroups are of version 2:
 # all of them with cgroups by systemd, and those that look at cgroups also by cgroupfs. --short takes a few of each.
-# What each said is in target/vm-test; the summary names every test that ran.
+# What each said is in target/vm-test or target/vm-test-short; the summary names every test that ran.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-results=target/vm-test
 short=${1:-}
+results=target/vm-test${short#-}
 # Tests wait more than they compute, so that some at once cost little more than one.
 export GUEST_CPUS=${GUEST_CPUS:-2}
 at_once=${GUEST_TEST_THREADS:-3}
