@@ -206,8 +206,9 @@ fn exit_info(pidfd: &OwnedFd) -> Option<i32> {
     (done.is_ok() && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
 }
 
-/// Gives back this process's memory that a burst of work has left: freed blocks of the heap, and pages of its own code,
-/// of which little runs while nothing happens. What is needed again comes back from the page cache. Blocks.
+/// Gives back this process's memory that a burst of work has left: freed blocks of the heap, and pages of its programs'
+/// code and constants, of which few are used while nothing happens. What is needed again comes back from the page cache.
+/// Blocks.
 #[allow(unsafe_code)] // Calls that have no safe interface.
 pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
@@ -215,16 +216,33 @@ pub fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
-    let here = give_back_memory as fn() as usize;
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let code = maps.lines().filter(|line| line.contains(" r-xp ")).filter_map(|line| {
-        let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
-        Some(usize::from_str_radix(begin, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
-    });
-    for pages in code.filter(|pages| pages.contains(&here)) {
-        // SAFETY: pages of code are the file's and were never written to, so they are read again as they were.
+    for pages in unwritten_files(&std::fs::read_to_string("/proc/self/smaps").unwrap_or_default()) {
+        // SAFETY: the pages are the file's and were never written to, so they are read again as they were.
         unsafe { libc::madvise(pages.start as *mut libc::c_void, pages.len(), libc::MADV_DONTNEED) };
     }
+}
+
+/// Where a program or library is mapped that cannot be written to and never was, in the text of `/proc/self/smaps`: what
+/// the linker has relocated before it took the right to write away has pages of this process's own (`Anonymous`).
+fn unwritten_files(smaps: &str) -> Vec<std::ops::Range<usize>> {
+    let (mut found, mut mapping) = (Vec::new(), None);
+    for line in smaps.lines() {
+        if let Some(own) = line.strip_prefix("Anonymous:") {
+            found.extend(mapping.take().filter(|_| own.trim() == "0 kB"));
+        } else if line.contains(" r-xp ") || line.contains(" r--p ") {
+            mapping = mapped_file(line);
+        }
+    }
+    found
+}
+
+/// Addresses of the mapping that such a line begins, if it is one of a file.
+fn mapped_file(line: &str) -> Option<std::ops::Range<usize>> {
+    let mut words = line.split_ascii_whitespace();
+    let (begin, end) = words.next()?.split_once('-')?;
+    let is_file = words.nth(4).is_some_and(|path| path.starts_with('/'));
+    let address = |hexadecimal| usize::from_str_radix(hexadecimal, 16).ok();
+    Some(address(begin)?..address(end)?).filter(|_| is_file)
 }
 
 /// The heap shares few pools among the threads that come and go with what blocks: each keeps what was freed in it. Before
@@ -262,6 +280,20 @@ fn real_time_signal(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_the_mappings_only_unwritten_ones_of_files_are_given_back() {
+        let smaps = "\
+1000-3000 r--p 00000000 fe:00 7 /usr/bin/it\nRss: 4 kB\nAnonymous:             0 kB\nVmFlags: rd\n\
+3000-5000 r-xp 00002000 fe:00 7 /usr/bin/it\nAnonymous:             0 kB\n\
+5000-6000 r--p 00004000 fe:00 7 /usr/bin/it\nAnonymous:             4 kB\n\
+6000-7000 rw-p 00005000 fe:00 7 /usr/bin/it\nAnonymous:             0 kB\n\
+7000-8000 r--p 00000000 00:00 0 \nAnonymous:             0 kB\n\
+8000-9000 r-xp 00000000 00:00 0 [vdso]\nAnonymous:             0 kB\n\
+9000-a000 r--s 00000000 fe:00 8 /shared\nAnonymous:             0 kB\n\
+zzzz r--p\nAnonymous:             0 kB\n";
+        assert_eq!(unwritten_files(smaps), [0x1000..0x3000, 0x3000..0x5000]);
+    }
 
     async fn child(script: &str) -> (tokio::process::Child, Arc<dyn ProcessHandle>) {
         let child = tokio::process::Command::new("sh")
