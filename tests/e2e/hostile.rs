@@ -353,7 +353,7 @@ async fn ten_thousand_idle_connections_keep_nobody_out(node: &mut Node) -> anyho
     let pod = node.host_network_pod("beside");
     let id = newcomer.run_pod(&pod).await?;
     newcomer.remove_pod(&id).await?;
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
     let grown = memory(node)?.saturating_sub(memory_before);
     assert!(
         grown < CONNECTIONS as u64 * EACH,

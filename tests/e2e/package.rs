@@ -133,7 +133,7 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
         (client.pid(&first).await?, client.pid(&second).await?) == pids,
         "other processes"
     );
-    client.output(&first, &["touch", "/end"]).await?;
+    end(&client, &first).await?;
     let exit = client.exited(&first, SOON).await?.exit_code;
     ensure!(exit == 7, "{exit}");
     println!(
@@ -154,7 +154,7 @@ async fn life(machine: &Machine, old: &str, new: &str) -> anyhow::Result<()> {
         "the exit code is known to each daemon"
     );
     ensure!(client.pid(&second).await? == pids.1, "another process");
-    client.output(&second, &["touch", "/end"]).await?;
+    end(&client, &second).await?;
     let exit = client.exited(&second, SOON).await?.exit_code;
     ensure!(exit == 9, "{exit}");
     println!(
@@ -279,6 +279,12 @@ impl Creations {
         }
         Ok(())
     }
+}
+
+/// Has a container end. It may take the command along before that has ended itself.
+async fn end(client: &Client, id: &str) -> anyhow::Result<()> {
+    client.exec(id, &["touch", "/end"], 0).await?;
+    Ok(())
 }
 
 /// Builds the package, and gives its path inside.

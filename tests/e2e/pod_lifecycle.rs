@@ -1,5 +1,7 @@
 //! Pods: made, listed, stopped, removed; what their containers share.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cri::v1::*;
@@ -20,6 +22,8 @@ run_on!(runc:
     pods_are_filtered_by_id_state_and_labels,
     containers_share_hostname_shm_and_resolv_conf,
     a_pod_is_placed_in_the_cgroup_that_its_client_asks_for,
+    a_parent_in_the_other_drivers_syntax_is_refused,
+    a_monitor_is_born_in_its_cgroup,
     sysctls_of_the_pod_are_set,
     the_node_says_who_it_is_and_that_it_is_ready,
 );
@@ -233,6 +237,50 @@ async fn a_pod_is_placed_in_the_cgroup_that_its_client_asks_for(node: &mut Node)
     let memory = cgroups.lines().find(|line| line.contains(":memory:"));
     let memory = memory.or(cgroups.lines().next()).unwrap_or_default();
     assert!(memory.ends_with(&node.container_cgroup(&id)), "{memory}");
+    Ok(())
+}
+
+async fn a_parent_in_the_other_drivers_syntax_is_refused(node: &mut Node) -> anyhow::Result<()> {
+    let (parent, reason) = match node.cgroup_manager {
+        CgroupManager::Cgroupfs => ("kubepods-pod1.slice", "systemd's syntax"),
+        CgroupManager::Systemd => ("/kubepods/pod1", "it takes a slice"),
+    };
+    let mut config = node.host_network_pod("elsewhere");
+    config.linux.get_or_insert_default().cgroup_parent = parent.to_owned();
+    let error = node.client.run_pod(&config).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    for part in [parent, reason] {
+        assert!(error.message().contains(part), "no {part:?}: {error}");
+    }
+    assert_eq!(node.client.pods(None).await?, []);
+    Ok(())
+}
+
+/// No moment of it is outside: what is started in the monitor's place looks before it does anything.
+async fn a_monitor_is_born_in_its_cgroup(node: &mut Node) -> anyhow::Result<()> {
+    let (looks, seen) = (node.path("bin/looks-first"), node.path("seen"));
+    let script = format!(
+        "#!/bin/sh\nwhile read -r line; do echo \"$line\"; done </proc/$$/cgroup >{}\nexec {} \"$@\"\n",
+        seen.display(),
+        e2e::node::programs().join("conmon-rs").display()
+    );
+    fs::write(&looks, script)?;
+    fs::set_permissions(&looks, fs::Permissions::from_mode(0o755))?;
+    let handler = format!("[crio.runtime.runtimes.runc]\nmonitor_path = \"{}\"\n", looks.display());
+    node.configure("50-looks.conf", &handler).await?;
+    let pod = node.running_host_pod("born").await?;
+    let id = pod.sh("c", "sleep 1000").await?;
+    let own = node
+        .container_cgroup(&id)
+        .replace(&format!("/crio-{id}"), &format!("/crio-conmon-{id}"));
+    let cgroups = fs::read_to_string(&seen)?;
+    let looked_at = |line: &&str| line.contains(":memory:") || line.starts_with("0::");
+    let mut found = cgroups.lines().filter(looked_at).peekable();
+    assert!(found.peek().is_some(), "{cgroups}");
+    for line in found {
+        assert!(line.ends_with(&own), "{line}, not {own}");
+    }
+    fs::remove_file(node.path("crio.conf.d/50-looks.conf"))?;
     Ok(())
 }
 

@@ -12,6 +12,8 @@ run_on!(runc, crun:
     a_refused_limit_changes_none_of_the_others,
     what_the_runtime_says_of_a_limit_is_a_sentence,
     files_of_version_2_are_set_by_their_names,
+    files_of_every_controller_are_set_and_changed,
+    memory_that_runs_out_ends_the_whole_group,
 );
 run_on!(runc:
     what_is_created_can_be_changed_and_what_has_exited_cannot,
@@ -291,6 +293,72 @@ async fn files_of_version_2_are_set_by_their_names(node: &mut Node) -> anyhow::R
         assert!(status.message().contains("memory.of_elephants"), "{status}");
     }
     assert_eq!(read("memory.high")?, "67108864\n");
+    Ok(())
+}
+
+/// One of each controller that the guest has; huge pages it has none.
+async fn files_of_every_controller_are_set_and_changed(node: &mut Node) -> anyhow::Result<()> {
+    if !v2() {
+        eprintln!("SKIPPED: no cgroup version 2 alone");
+        return Ok(());
+    }
+    // A disk that takes limits: the one with the node's files.
+    let disk = node.namespaces.run("findmnt", &["-no", "MAJ:MIN", "-T", "/var/tmp"])?;
+    let disk = disk.trim();
+    let asked = |rate: u32| {
+        let files = [
+            ("memory.high", (50 << 20).to_string()),
+            ("memory.low", (10 << 20).to_string()),
+            ("cpu.weight", (rate + 7).to_string()),
+            ("cpu.max", format!("{} 100000", 10_000 + rate)),
+            ("pids.max", (rate + 50).to_string()),
+            ("cpuset.cpus", "0".to_owned()),
+            ("io.max", format!("{disk} rbps={}", 1_048_576 * rate)),
+        ];
+        LinuxContainerResources {
+            unified: files.map(|(file, value)| (file.to_owned(), value)).into(),
+            ..Default::default()
+        }
+    };
+    let pod = node.running_host_pod("every").await?;
+    let has = |id: &str, asked: &LinuxContainerResources| {
+        for (file, value) in &asked.unified {
+            let path = format!("/sys/fs/cgroup{}/{file}", node.container_cgroup(id));
+            let found = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+            anyhow::ensure!(found.contains(value.as_str()), "{file}: {found:?}, asked for {value:?}");
+        }
+        anyhow::Ok(())
+    };
+    let mut config = sh("c", &pod.image, "sleep 1000");
+    config.linux.get_or_insert_default().resources = Some(asked(2));
+    let id = pod.run(&config).await?;
+    has(&id, &asked(2))?;
+    update(node, &id, asked(3)).await?;
+    has(&id, &asked(3))
+}
+
+/// The kubelet asks for it: with one process of a container all of them end, and that is told.
+async fn memory_that_runs_out_ends_the_whole_group(node: &mut Node) -> anyhow::Result<()> {
+    if !v2() {
+        eprintln!("SKIPPED: no cgroup version 2 alone");
+        return Ok(());
+    }
+    let pod = node.running_host_pod("group").await?;
+    for (group, code) in [("0", 5), ("1", 137)] {
+        // The shell itself takes nothing and outlives its child.
+        let mut config = sh(&format!("group-{group}"), &pod.image, "tail /dev/zero; exit 5");
+        config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
+            memory_limit_in_bytes: 20 * MIB,
+            memory_swap_limit_in_bytes: 20 * MIB,
+            unified: [("memory.oom.group".to_owned(), group.to_owned())].into(),
+            ..Default::default()
+        });
+        let status = pod.ran(&config).await?;
+        assert_eq!(status.exit_code, code, "memory.oom.group = {group}: {status:?}");
+        if group == "1" {
+            assert_eq!(status.reason, "OOMKilled");
+        }
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use e2e::{Node, eventually, http, run_on, sh};
 run_on!(runc:
     the_service_manager_hears_ready_and_what_is_there_and_that_it_stops,
     pings_prove_that_the_daemon_answers,
+    what_is_slow_is_in_the_status_line_until_it_is_over,
     a_reload_changes_what_is_live_and_names_what_is_not,
     a_reload_with_an_error_leaves_everything_as_it_was,
     the_log_can_be_json_with_a_span_for_each_call,
@@ -47,6 +48,20 @@ async fn the_service_manager_hears_ready_and_what_is_there_and_that_it_stops(nod
     assert_eq!(node.client.pid(&id).await?, pid, "the same process");
     assert!(node.client.pid(&second).await? > 0);
     Ok(())
+}
+
+async fn what_is_slow_is_in_the_status_line_until_it_is_over(node: &mut Node) -> anyhow::Result<()> {
+    let pod = node.running_host_pod("slow").await?;
+    let deaf = node.deaf(&pod, "deaf").await?;
+    let manager = node.restart_as_a_service(WATCHDOG).await?;
+    manager.hears("STATUS=1 pod, 1 container", 1).await?;
+    let (client, stopped) = (node.client.clone(), deaf.clone());
+    let stop = tokio::spawn(async move { client.stop(&stopped, 600).await });
+    let slow = |heard: String| heard.starts_with("STATUS=1 pod, 1 container; slow: stop container (");
+    eventually("the stop is called slow", || Ok(manager.heard().into_iter().any(slow))).await?;
+    node.client.stop(&deaf, 0).await?;
+    stop.await??;
+    manager.hears("STATUS=1 pod, 1 container", 2).await
 }
 
 async fn pings_prove_that_the_daemon_answers(node: &mut Node) -> anyhow::Result<()> {

@@ -259,7 +259,7 @@ async fn a_bus_that_hangs_costs_a_bounded_wait() {
     assert!(format!("{error:#}").contains("D-Bus"), "{error:#}");
     let looked = Instant::now();
     host.client.status(&first).await.unwrap();
-    assert!(looked.elapsed() < Duration::from_secs(2));
+    assert!(looked.elapsed() < Duration::from_secs(20));
 
     host.host.run("kill", &["-CONT", &bus]).unwrap();
     let after = pod.sh("hanging", "sleep 1000").await.unwrap();

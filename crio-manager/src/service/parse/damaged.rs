@@ -166,6 +166,101 @@ fn whole_container() -> Vec<u8> {
     request.encode_to_vec()
 }
 
+/// What comes of bytes that may be a request; `None` when they are none.
+type Outcome = fn(&[u8]) -> Option<Parsed<()>>;
+
+fn decoded<R: prost::Message + Default, T>(bytes: &[u8], parse: fn(R) -> Parsed<T>) -> Option<Parsed<()>> {
+    Some(parse(R::decode(bytes).ok()?).map(drop))
+}
+
+/// The other requests of which more than an id is looked at.
+fn others() -> Vec<(Vec<u8>, Outcome)> {
+    let (id, cmd) = (String::from("0123"), vec!["true".to_owned()]);
+    let states = v1::ContainerStateValue::default();
+    vec![
+        (
+            v1::UpdateContainerResourcesRequest {
+                container_id: id.clone(),
+                linux: Some(resources()),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, update_container),
+        ),
+        (
+            v1::UpdatePodSandboxResourcesRequest {
+                pod_sandbox_id: id.clone(),
+                overhead: Some(resources()),
+                resources: Some(resources()),
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, update_sandbox),
+        ),
+        (
+            v1::ExecSyncRequest {
+                container_id: id.clone(),
+                cmd: cmd.clone(),
+                timeout: 10,
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, exec_sync),
+        ),
+        (
+            v1::ExecRequest {
+                container_id: id.clone(),
+                cmd,
+                stdin: true,
+                stdout: true,
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, exec),
+        ),
+        (
+            v1::PortForwardRequest {
+                pod_sandbox_id: id.clone(),
+                port: vec![80, 443],
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, port_forward),
+        ),
+        (
+            v1::CheckpointContainerRequest {
+                container_id: id.clone(),
+                location: "/checkpoints/c.tar".into(),
+                timeout: 30,
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, checkpoint_container),
+        ),
+        (
+            v1::PullImageRequest {
+                image: Some(v1::ImageSpec {
+                    image: "registry.example/app:1".into(),
+                    ..Default::default()
+                }),
+                auth: Some(v1::AuthConfig {
+                    auth: "bWU6cHc=".into(),
+                    ..Default::default()
+                }),
+                sandbox_config: super::tests::pod().config,
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, pull_image),
+        ),
+        (
+            v1::ContainerFilter {
+                id,
+                state: Some(states),
+                label_selector: pairs(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            |bytes| decoded(bytes, |filter| container_filter(Some(filter))),
+        ),
+    ]
+}
+
 /// A refusal is the client's fault and names a field, in one sentence.
 fn is_good<T>(outcome: Parsed<T>) -> Result<(), TestCaseError> {
     if let Err(status) = outcome {
@@ -194,6 +289,17 @@ fn container(bytes: &[u8]) -> Option<Parsed<crate::model::container::ContainerPl
 fn the_requests_that_are_damaged_are_good() {
     pod(&whole_pod()).unwrap().unwrap();
     container(&whole_container()).unwrap().unwrap();
+    for (good, outcome) in others() {
+        outcome(&good).unwrap().unwrap();
+    }
+}
+
+/// One of the others, damaged.
+fn a_damaged_other() -> impl Strategy<Value = (Vec<u8>, Outcome)> {
+    (0..others().len()).prop_flat_map(|number| {
+        let (good, outcome) = others().swap_remove(number);
+        (damaged(good), Just(outcome))
+    })
 }
 
 proptest! {
@@ -205,5 +311,10 @@ proptest! {
     #[test]
     fn a_damaged_container_is_taken_or_refused_as_the_clients_fault(bytes in damaged(whole_container())) {
         container(&bytes).map_or(Ok(()), is_good)?;
+    }
+
+    #[test]
+    fn any_other_damaged_request_is_taken_or_refused_as_the_clients_fault((bytes, outcome) in a_damaged_other()) {
+        outcome(&bytes).map_or(Ok(()), is_good)?;
     }
 }
