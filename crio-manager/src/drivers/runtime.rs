@@ -92,8 +92,8 @@ impl CommandLine {
     /// Probes now and again for as long as the daemon runs.
     pub async fn keep_probing(self: Arc<Self>, every: Duration) {
         loop {
-            self.probe().await;
             tokio::time::sleep(every).await;
+            self.probe().await;
         }
     }
 }
