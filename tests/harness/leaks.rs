@@ -1,6 +1,6 @@
 //! What a node holds, so that a test can compare before and after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct Snapshot {
     /// Kind and name → how many.
     held: BTreeMap<(Kind, String), usize>,
+    /// Command lines of processes → who has them.
+    pids: BTreeMap<String, BTreeSet<i32>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,12 +45,23 @@ impl Snapshot {
         }
     }
 
-    /// What is held now and was not before, a line each.
+    pub fn add_processes(&mut self, processes: impl IntoIterator<Item = (i32, String)>) {
+        for (pid, command_line) in processes {
+            self.pids.entry(command_line.clone()).or_default().insert(pid);
+            self.add(Kind::Process, [command_line]);
+        }
+    }
+
+    /// What is held now and was not before, a line each. A process that has begun another program meanwhile, as a shell
+    /// does with its last command, was there before.
     pub fn more_than(&self, before: &Snapshot) -> Vec<String> {
+        let is_new = |pid: &i32| !before.pids.values().any(|pids| pids.contains(pid));
         let more = self.held.iter().filter_map(|(what, count)| {
             let had = before.held.get(what).copied().unwrap_or_default();
             let (kind, name) = what;
-            (*count > had).then(|| format!("{kind} {name} ({had} before, {count} now)"))
+            let are_new = self.pids.get(name).is_none_or(|pids| pids.iter().any(is_new));
+            (*count > had && (*kind != Kind::Process || are_new))
+                .then(|| format!("{kind} {name} ({had} before, {count} now)"))
         });
         more.collect()
     }

@@ -258,7 +258,7 @@ impl Podman {
         );
         let processes = self.namespaces.processes().into_iter();
         let others = processes.filter(|process| process.pid != 1 && process.command_line != KEEPER);
-        snapshot.add(Kind::Process, others.map(|process| process.command_line));
+        snapshot.add_processes(others.map(|process| (process.pid, process.command_line)));
         snapshot
     }
 

@@ -25,7 +25,7 @@ impl Node {
         snapshot.add(Kind::Cgroup, leaks::cgroups(&self.cgroup_parent));
         let processes = self.processes().into_iter();
         let others = processes.filter(|process| !is_of_the_node(&process.command_line));
-        snapshot.add(Kind::Process, others.map(|process| process.command_line));
+        snapshot.add_processes(others.map(|process| (process.pid, process.command_line)));
         let kept = [
             "root",
             "runroot",
